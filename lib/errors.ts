@@ -46,7 +46,10 @@ export class InfinityError extends Error {
   readonly fields: Readonly<Record<string, unknown>>;
 
   constructor(code: InfinityErrorCode, message: string, details: InfinityErrorDetails = {}) {
-    super(details.cure ? `${message} ${details.cure}` : message, details.cause === undefined ? undefined : { cause: details.cause });
+    super(
+      details.cure ? `${message} ${details.cure}` : message,
+      details.cause === undefined ? undefined : { cause: details.cause },
+    );
     this.code = code;
     this.value = details.value;
     this.cure = details.cure;
@@ -57,7 +60,8 @@ export class InfinityError extends Error {
 /** Short, safe rendering of a refused value for a message. */
 export function describe(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value.length > 80 ? `${value.slice(0, 77)}...` : value);
-  if (typeof value === 'number' || typeof value === 'bigint' || typeof value === 'boolean' || value == null) return String(value);
+  if (typeof value === 'number' || typeof value === 'bigint' || typeof value === 'boolean' || value == null)
+    return String(value);
   if (Array.isArray(value)) return `[${value.slice(0, 8).map(describe).join(', ')}${value.length > 8 ? ', ...' : ''}]`;
   if (typeof value === 'function') return `function ${value.name || '(anonymous)'}`;
   return Object.prototype.toString.call(value).slice(8, -1);
@@ -65,5 +69,8 @@ export function describe(value: unknown): string {
 
 /** Throws `INVALID_ARGUMENT` in the house's wording. */
 export function invalidArgument(name: string, expected: string, value: unknown, cure?: string): never {
-  throw new InfinityError('INVALID_ARGUMENT', `Expected ${expected} for ${name} but received ${describe(value)}.`, { value, cure });
+  throw new InfinityError('INVALID_ARGUMENT', `Expected ${expected} for ${name} but received ${describe(value)}.`, {
+    value,
+    cure,
+  });
 }

@@ -42,12 +42,14 @@ function usableBinary(hash) {
 
 const cures = {
   compiler: {
-    linux: 'Install one: "apt-get install g++" (Debian, Ubuntu), "dnf install gcc-c++" (Fedora), "apk add g++" (Alpine).',
+    linux:
+      'Install one: "apt-get install g++" (Debian, Ubuntu), "dnf install gcc-c++" (Fedora), "apk add g++" (Alpine).',
     darwin: 'Install one: "xcode-select --install".',
     win32: 'Install one: the "Desktop development with C++" workload of the Visual Studio Build Tools, with clang.',
   },
   cmake: {
-    linux: 'Install it: "apt-get install cmake make" (Debian, Ubuntu), "dnf install cmake make" (Fedora), "apk add cmake make" (Alpine).',
+    linux:
+      'Install it: "apt-get install cmake make" (Debian, Ubuntu), "dnf install cmake make" (Fedora), "apk add cmake make" (Alpine).',
     darwin: 'Install it: "brew install cmake".',
     win32: 'Install it: "winget install Kitware.CMake".',
   },
@@ -79,7 +81,8 @@ function build(hash) {
   rmSync(stampOf(built), { force: true });
   const { status, stdout, stderr } = buildAddon('Release', 'pipe');
   if (status !== 0) return `The native build failed:\n${stdout}${stderr}`;
-  if (!loads(built)) return `The build ended well, but ${built} does not load: node -e "require('${built}')" shows why.`;
+  if (!loads(built))
+    return `The build ended well, but ${built} does not load: node -e "require('${built}')" shows why.`;
   writeFileSync(stampOf(built), hash);
   process.stderr.write(`done in ${((Date.now() - started) / 1000).toFixed(1)} s\n`);
   return undefined;
@@ -91,7 +94,8 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const problem = usableBinary(hash) ? undefined : build(hash);
   if (problem) {
     process.stderr.write(`\nnode-infinity: ${problem}\n`);
-    if (installing) process.stderr.write('node-infinity: the install goes on; "npm rebuild node-infinity" builds it later.\n');
+    if (installing)
+      process.stderr.write('node-infinity: the install goes on; "npm rebuild node-infinity" builds it later.\n');
     process.exitCode = installing ? 0 : 1;
   }
 }
