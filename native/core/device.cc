@@ -1,0 +1,171 @@
+#include "core/device.h"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace infinity {
+namespace {
+
+constexpr uint32_t kMaxOperands = 24;
+constexpr uint32_t kMaxParams = 64;
+
+Isa chooseIsa(const std::string& wanted) {
+  if (wanted.empty()) return bestIsa();
+  for (Isa isa : {Isa::generic, Isa::avx2, Isa::avx512, Isa::neon}) {
+    if (wanted != isaName(isa)) continue;
+    if (!isaUsable(isa)) throw CoreError("DEVICE_UNAVAILABLE", "This processor cannot run the '" + wanted + "' kernels.");
+    return isa;
+  }
+  throw CoreError("INVALID_ARGUMENT", "Expected generic, avx2, avx512 or neon for the instruction set but received '" + wanted + "'.");
+}
+
+int chooseThreads(int wanted, int fromEnv) {
+  const int n = wanted > 0 ? wanted : fromEnv > 0 ? fromEnv : availableProcessors();
+  return n > 256 ? 256 : n;
+}
+
+}  // namespace
+
+Device::Device(const DeviceOptions& options, Queue::OnComplete onComplete)
+    : env_(readEnv()),
+      isa_(chooseIsa(options.isa.empty() ? env_.isa : options.isa)),
+      storage_(options.memoryLimit   ? options.memoryLimit
+               : env_.memoryLimit    ? env_.memoryLimit
+                                     : availableMemory() / 10 * 8,
+               env_.guard, [this] { queue_->drain(); }),
+      queue_(std::make_unique<Queue>(chooseThreads(options.threads, env_.threads), env_.trace, std::move(onComplete))) {
+  tokens_[0] = std::make_shared<Token>(/*shared=*/true);
+}
+
+TokenPtr Device::token(uint32_t id) const {
+  const auto it = tokens_.find(id);
+  if (it == tokens_.end()) throw CoreError("DISPOSED", "Expected a live cancel token but received one that was released.");
+  return it->second;
+}
+
+uint32_t Device::newToken() {
+  tokens_[nextToken_] = std::make_shared<Token>();
+  return nextToken_++;
+}
+
+void Device::cancelToken(uint32_t id) { token(id)->cancel(); }
+
+void Device::releaseToken(uint32_t id) {
+  if (id) tokens_.erase(id);
+}
+
+// Word layout: op, token, inputs, outputs, params,
+//   then an input:   handle (0 = left out), dtype, byte offset low, high, rank, dims...
+//   then an output:  handle (0 = allocate), dtype, byte offset low, high, rank, dims...
+//   then the parameter words.
+void Device::submit(uint32_t* words, uint32_t capacity) {
+  const OpId op = static_cast<OpId>(words[0]);
+  const uint32_t inputs = words[2], outputs = words[3], params = words[4];
+  if (words[0] >= kOpCount || inputs + outputs > kMaxOperands || params > kMaxParams)
+    throw CoreError("INTERNAL", "A malformed command was submitted.");
+  const TokenPtr owner = token(words[1]);
+  const KernelEntry* kernel = findKernel(op, isa_);
+  if (!kernel)
+    throw CoreError("DEVICE_UNAVAILABLE",
+                    std::string("The op '") + opInfo(op).name + "' has no '" + isaName(isa_) + "' kernel in this build.");
+
+  TensorView views[kMaxOperands];
+  uint32_t handles[kMaxOperands] = {};
+  uint32_t at = 5;
+  bool wide = false;
+  // Handles allocated here are given back if anything below throws.
+  struct Undo {
+    Storage& storage;
+    uint32_t list[kMaxOperands];
+    uint32_t count = 0;
+    ~Undo() {
+      for (uint32_t i = 0; i < count; ++i) storage.release(list[i]);
+    }
+  } fresh{storage_, {}, 0};
+
+  for (uint32_t i = 0; i < inputs + outputs; ++i) {
+    if (at + 5 + kMaxRank > capacity) throw CoreError("INTERNAL", "A command does not fit the submission buffer.");
+    TensorView& v = views[i];
+    const uint32_t handle = words[at], dtype = words[at + 1];
+    const uint64_t offset = words[at + 2] | static_cast<uint64_t>(words[at + 3]) << 32;
+    v.rank = words[at + 4];
+    if (dtype >= kDTypeCount || v.rank > kMaxRank) throw CoreError("INTERNAL", "A malformed operand was submitted.");
+    v.dtype = static_cast<DType>(dtype);
+    for (uint32_t d = 0; d < v.rank; ++d) v.dims[d] = words[at + 5 + d];
+    at += 5 + v.rank;
+    if (i < inputs && !handle) continue;
+    wide |= v.dtype == DType::f64;
+    const size_t bytes = v.bytes();
+    handles[i] = handle;
+    if (!handle) {
+      handles[i] = storage_.allocate(bytes);
+      fresh.list[fresh.count++] = handles[i];
+    }
+    v.data = storage_.resolve(handles[i], offset, bytes);
+  }
+
+  const KernelFn fn = wide ? kernel->f64 : kernel->f32;
+  if (!fn)
+    throw CoreError("UNSUPPORTED_DTYPE", "There is no kernel for " + describeCommand(op, views, inputs, outputs) + ".");
+  Command command;
+  command.op = op;
+  command.fn = fn;
+  command.token = owner;
+  command.inputs = inputs;
+  command.outputs = outputs;
+  if (kernel->plan) {
+    // The plan sees the pool's width only; it cannot start work.
+    const KernelArgs args{views, views + inputs, words + at, nullptr, &queue_->pool(), nullptr};
+    const size_t bytes = kernel->plan(args);
+    if (bytes) command.scratch = storage_.scratch(bytes);
+  }
+  if (env_.guard) {
+    for (uint32_t i = inputs; i < inputs + outputs; ++i) {
+      bool isFresh = false;
+      for (uint32_t f = 0; f < fresh.count; ++f) isFresh |= fresh.list[f] == handles[i];
+      if (!isFresh) continue;
+      Command fill;
+      fill.kind = Command::kFill;
+      fill.token = owner;
+      fill.destination = views[i].data;
+      fill.bytes = views[i].bytes();
+      queue_->submit(std::move(fill), nullptr, nullptr, 0);
+    }
+  }
+  queue_->submit(std::move(command), views, words + at, params);
+  fresh.count = 0;
+  for (uint32_t i = 0; i < outputs; ++i) words[i] = handles[inputs + i];
+}
+
+void Device::upload(uint32_t tokenId, uint32_t handle, uint64_t offset, const void* data, size_t bytes) {
+  Command c;
+  c.kind = Command::kUpload;
+  c.token = token(tokenId);
+  c.destination = storage_.resolve(handle, offset, bytes);
+  c.source = std::malloc(bytes ? bytes : 1);
+  if (!c.source) throw CoreError("OUT_OF_MEMORY", "No memory for the staging copy of an upload.", static_cast<double>(bytes), 0);
+  c.bytes = bytes;
+  std::memcpy(c.source, data, bytes);
+  queue_->submit(std::move(c), nullptr, nullptr, 0);
+}
+
+void Device::read(uint32_t tokenId, uint32_t handle, uint64_t offset, void* destination, size_t bytes, uint64_t completion) {
+  Command c;
+  c.kind = Command::kRead;
+  c.token = token(tokenId);
+  c.source = storage_.resolve(handle, offset, bytes);
+  c.destination = destination;
+  c.bytes = bytes;
+  c.completion = completion;
+  queue_->submit(std::move(c), nullptr, nullptr, 0);
+}
+
+void Device::sync(uint32_t tokenId, uint64_t completion) {
+  Command c;
+  c.kind = Command::kSync;
+  c.token = token(tokenId);
+  c.completion = completion;
+  queue_->submit(std::move(c), nullptr, nullptr, 0);
+}
+
+}  // namespace infinity

@@ -1,0 +1,51 @@
+// A CPU device: allocator, queue and kernel table together, without anything of Node. The addon and the native tests drive it.
+#pragma once
+#include <memory>
+#include <unordered_map>
+
+#include "core/env.h"
+#include "core/queue.h"
+#include "core/storage.h"
+
+namespace infinity {
+
+struct DeviceOptions {
+  int threads = 0;         // 0: NODE_INFINITY_THREADS, else the processors of this process
+  std::string isa;         // empty: NODE_INFINITY_CPU_ISA, else the best
+  size_t memoryLimit = 0;  // 0: NODE_INFINITY_MEMORY_LIMIT, else 80 % of the container
+};
+
+class Device {
+ public:
+  Device(const DeviceOptions& options, Queue::OnComplete onComplete);
+
+  // Reads one command from `words` (layout in device.cc), allocates its outputs, plans, resolves and submits it.
+  // The handles of all outputs are written to words[0..outputs). Throws CoreError; then nothing was submitted.
+  void submit(uint32_t* words, uint32_t capacity);
+  uint32_t allocate(size_t bytes) { return storage_.allocate(bytes); }
+  void release(uint32_t handle) { storage_.release(handle); }
+  void upload(uint32_t token, uint32_t handle, uint64_t offset, const void* data, size_t bytes);
+  void read(uint32_t token, uint32_t handle, uint64_t offset, void* destination, size_t bytes, uint64_t completion);
+  void sync(uint32_t token, uint64_t completion);
+
+  uint32_t newToken();
+  void cancelToken(uint32_t token);
+  void releaseToken(uint32_t token);
+
+  Isa isa() const { return isa_; }
+  bool guarded() const { return env_.guard; }
+  Queue& queue() { return *queue_; }
+  Storage& storage() { return storage_; }
+
+ private:
+  TokenPtr token(uint32_t id) const;
+
+  EnvSwitches env_;
+  Isa isa_;
+  std::unordered_map<uint32_t, TokenPtr> tokens_;
+  uint32_t nextToken_ = 1;
+  Storage storage_;  // outlives the queue, which may still be running a command on its blocks
+  std::unique_ptr<Queue> queue_;
+};
+
+}  // namespace infinity

@@ -1,0 +1,146 @@
+#include "core/queue.h"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace infinity {
+namespace {
+
+const char* dtypeName(DType t) {
+  static const char* const names[] = {"f32", "f64", "bf16", "i32", "u8"};
+  return names[static_cast<uint32_t>(t)];
+}
+
+void appendView(std::string& text, const TensorView& v) {
+  if (!v) {
+    text += "none";
+    return;
+  }
+  text += dtypeName(v.dtype);
+  text += '[';
+  for (uint32_t i = 0; i < v.rank; ++i) text += (i ? "," : "") + std::to_string(v.dims[i]);
+  text += ']';
+}
+
+}  // namespace
+
+std::string describeCommand(OpId op, const TensorView* operands, uint32_t inputs, uint32_t outputs) {
+  std::string text = std::string(opInfo(op).name) + "(";
+  for (uint32_t i = 0; i < inputs; ++i) {
+    if (i) text += ", ";
+    appendView(text, operands[i]);
+  }
+  text += ") -> ";
+  for (uint32_t i = 0; i < outputs; ++i) {
+    if (i) text += ", ";
+    appendView(text, operands[inputs + i]);
+  }
+  return text;
+}
+
+void Queue::Batch::clear() {
+  commands.clear();
+  operands.clear();
+  params.clear();
+}
+
+Queue::Queue(int threads, std::string tracePath, OnComplete onComplete)
+    : onComplete_(std::move(onComplete)), trace_(std::move(tracePath)), pool_(threads), thread_([this] { loop(); }) {}
+
+Queue::~Queue() {
+  abandon_.store(true, std::memory_order_release);
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_all();
+  thread_.join();
+}
+
+void Queue::submit(Command command, const TensorView* operands, const uint32_t* params, uint32_t paramCount) {
+  bool wake;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    command.operands = static_cast<uint32_t>(waiting_.operands.size());
+    command.params = static_cast<uint32_t>(waiting_.params.size());
+    waiting_.operands.insert(waiting_.operands.end(), operands, operands + command.inputs + command.outputs);
+    waiting_.params.insert(waiting_.params.end(), params, params + paramCount);
+    waiting_.commands.push_back(std::move(command));
+    wake = sleeping_;
+    ++submitted_;
+  }
+  if (wake) wake_.notify_one();
+}
+
+void Queue::drain() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  idle_.wait(lock, [&] { return waiting_.commands.empty() && !busy_; });
+}
+
+void Queue::loop() {
+  Batch batch;
+  for (;;) {
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      busy_ = false;
+      if (waiting_.commands.empty()) idle_.notify_all();
+      sleeping_ = true;
+      wake_.wait(lock, [&] { return stop_ || !waiting_.commands.empty(); });
+      sleeping_ = false;
+      if (waiting_.commands.empty()) return;  // stop_, and nothing left to complete
+      std::swap(batch, waiting_);
+      busy_ = true;
+    }
+    for (const Command& command : batch.commands) execute(batch, command);
+    batch.clear();
+  }
+}
+
+void Queue::execute(const Batch& batch, const Command& command) {
+  const bool run = command.token->live() && !abandon_.load(std::memory_order_acquire);
+  switch (command.kind) {
+    case Command::kKernel:
+      if (run) runKernel(batch, command);
+      break;
+    case Command::kUpload:
+      // Weights outlive the request that loads them, so only a cancelled upload is skipped.
+      if (run) std::memcpy(command.destination, command.source, command.bytes);
+      std::free(command.source);
+      break;
+    case Command::kFill:
+      if (run) std::memset(command.destination, 0xFF, command.bytes);
+      break;
+    case Command::kRead:
+      if (run) std::memcpy(command.destination, command.source, command.bytes);
+      [[fallthrough]];
+    case Command::kSync:
+      if (run) {
+        onComplete_(command.completion, nullptr);
+      } else {
+        const Failure reason = command.token->reason();
+        if (command.token->shared()) command.token->revive();
+        onComplete_(command.completion, &reason);
+      }
+      break;
+  }
+}
+
+void Queue::runKernel(const Batch& batch, const Command& command) {
+  const TensorView* operands = batch.operands.data() + command.operands;
+  KernelFailure failure;
+  const KernelArgs args{operands, operands + command.inputs,      batch.params.data() + command.params,
+                        command.scratch, &pool_, &failure};
+  if (trace_.enabled()) {
+    const auto begin = Trace::Clock::now();
+    command.fn(args);
+    trace_.add(describeCommand(command.op, operands, command.inputs, command.outputs), begin, Trace::Clock::now());
+  } else {
+    command.fn(args);
+  }
+  if (failure.code)
+    command.token->fail(
+        {failure.code, std::string(failure.message) + " Raised by " +
+                           describeCommand(command.op, operands, command.inputs, command.outputs) + "."});
+}
+
+}  // namespace infinity

@@ -1,0 +1,169 @@
+#include "core/storage.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "core/error.h"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace infinity {
+namespace {
+
+constexpr size_t kAlign = 64;
+constexpr size_t kGuard = 64;
+constexpr unsigned char kGuardByte = 0xA5;
+constexpr uint32_t kSlotBits = 22;
+
+// Eight classes per power of two: at most 12.5 % waste, and shapes that repeat meet the same class again.
+size_t roundSize(size_t bytes) {
+  if (bytes <= 512) return (bytes + kAlign - 1) / kAlign * kAlign;
+  size_t step = 64;
+  while (step * 16 <= bytes) step *= 2;
+  return (bytes + step - 1) / step * step;
+}
+
+void* systemAllocate(size_t bytes) {
+  void* p = std::aligned_alloc(bytes >= (size_t{1} << 22) ? 4096 : kAlign, (bytes + 4095) / 4096 * 4096);
+#if defined(__linux__)
+  if (p && bytes >= (size_t{1} << 22)) madvise(p, bytes, MADV_HUGEPAGE);
+#endif
+  return p;
+}
+
+}  // namespace
+
+Storage::Storage(size_t limit, bool guard, std::function<void()> drain)
+    : limit_(limit), guard_(guard), drain_(std::move(drain)) {}
+
+Storage::~Storage() {
+  for (auto& [size, blocks] : cache_)
+    for (void* b : blocks) std::free(b);
+  for (const Slot& s : slots_)
+    if (s.live) std::free(s.block);
+}
+
+void* Storage::takeBlock(size_t rounded, size_t asked) {
+  auto it = cache_.find(rounded);
+  if (it != cache_.end() && !it->second.empty()) {
+    void* b = it->second.back();
+    it->second.pop_back();
+    cachedBytes_ -= rounded;
+    return b;
+  }
+  if (liveBytes_ + cachedBytes_ + rounded > limit_ && cachedBytes_) trim();
+  void* b = liveBytes_ + rounded > limit_ ? nullptr : systemAllocate(rounded);
+  if (!b) {
+    const size_t free = limit_ > liveBytes_ ? limit_ - liveBytes_ : 0;
+    throw CoreError("OUT_OF_MEMORY",
+                    "Expected " + std::to_string(asked) + " bytes of tensor memory but only " + std::to_string(free) +
+                        " of " + std::to_string(limit_) + " are free.",
+                    static_cast<double>(asked), static_cast<double>(free));
+  }
+  externalDelta_ += static_cast<int64_t>(rounded);
+  return b;
+}
+
+void Storage::giveBlock(void* block, size_t rounded) {
+  cache_[rounded].push_back(block);
+  cachedBytes_ += rounded;
+}
+
+uint32_t Storage::allocate(size_t bytes) {
+  const size_t rounded = roundSize(std::max<size_t>(bytes, 1) + (guard_ ? 2 * kGuard : 0));
+  void* block = takeBlock(rounded, bytes);
+  liveBytes_ += rounded;
+  peakBytes_ = std::max(peakBytes_, liveBytes_);
+  ++liveTensors_;
+  uint32_t index;
+  if (freeSlots_.empty()) {
+    index = static_cast<uint32_t>(slots_.size());
+    if (index >= (1u << kSlotBits)) throw CoreError("OUT_OF_MEMORY", "Too many live tensors on one device.");
+    slots_.emplace_back();
+  } else {
+    index = freeSlots_.back();
+    freeSlots_.pop_back();
+  }
+  Slot& s = slots_[index];
+  s.block = block;
+  s.bytes = bytes;
+  s.rounded = rounded;
+  s.live = true;
+  if (guard_) {
+    // Earlier commands may still be running on a recycled block: its zones can only be drawn when they are done.
+    drain_();
+    auto* p = static_cast<unsigned char*>(block);
+    std::memset(p, kGuardByte, kGuard);
+    std::memset(p + kGuard + bytes, kGuardByte, kGuard);
+  }
+  return (s.generation << kSlotBits) | index;
+}
+
+const Storage::Slot& Storage::slot(uint32_t handle) const {
+  const uint32_t index = handle & ((1u << kSlotBits) - 1);
+  if (index >= slots_.size() || !slots_[index].live || slots_[index].generation != handle >> kSlotBits)
+    throw CoreError("DISPOSED", "Expected a live tensor but received one that was already disposed.");
+  return slots_[index];
+}
+
+void Storage::release(uint32_t handle) {
+  Slot& s = const_cast<Slot&>(slot(handle));
+  s.live = false;
+  s.generation = s.generation % ((1u << (32 - kSlotBits)) - 1) + 1;
+  giveBlock(s.block, s.rounded);
+  liveBytes_ -= s.rounded;
+  --liveTensors_;
+  freeSlots_.push_back(handle & ((1u << kSlotBits) - 1));
+}
+
+void* Storage::resolve(uint32_t handle, uint64_t offset, uint64_t bytes) const {
+  const Slot& s = slot(handle);
+  if (offset > s.bytes || bytes > s.bytes - offset)
+    throw CoreError("INTERNAL", "A view of " + std::to_string(bytes) + " bytes at " + std::to_string(offset) +
+                                    " does not fit a storage of " + std::to_string(s.bytes) + " bytes.");
+  return static_cast<char*>(s.block) + (guard_ ? kGuard : 0) + offset;
+}
+
+void* Storage::scratch(size_t bytes) {
+  const size_t rounded = roundSize(bytes);
+  void* b = takeBlock(rounded, bytes);
+  peakBytes_ = std::max<uint64_t>(peakBytes_, liveBytes_ + rounded);
+  giveBlock(b, rounded);
+  return b;
+}
+
+uint32_t Storage::damagedGuards() const {
+  if (!guard_) return 0;
+  uint32_t damaged = 0;
+  for (const Slot& s : slots_) {
+    if (!s.live) continue;
+    const auto* p = static_cast<const unsigned char*>(s.block);
+    bool ok = true;
+    for (size_t i = 0; i < kGuard; ++i) ok &= p[i] == kGuardByte && p[kGuard + s.bytes + i] == kGuardByte;
+    damaged += !ok;
+  }
+  return damaged;
+}
+
+void Storage::trim() {
+  drain_();
+  for (auto& [size, blocks] : cache_)
+    for (void* b : blocks) std::free(b);
+  cache_.clear();
+  externalDelta_ -= static_cast<int64_t>(cachedBytes_);
+  cachedBytes_ = 0;
+}
+
+StorageStats Storage::stats() const { return {liveTensors_, liveBytes_, cachedBytes_, peakBytes_, limit_}; }
+
+int64_t Storage::takeExternalDelta() {
+  const int64_t d = externalDelta_;
+  externalDelta_ = 0;
+  return d;
+}
+
+}  // namespace infinity

@@ -1,0 +1,63 @@
+// The caching allocator and the handle table of one device. Used from the JavaScript thread only: the queue runs in order,
+// so a block released when a command is submitted may be handed to any later command without waiting.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <unordered_map>
+#include <vector>
+
+namespace infinity {
+
+struct StorageStats {
+  uint64_t liveTensors = 0;
+  uint64_t liveBytes = 0;
+  uint64_t cachedBytes = 0;
+  uint64_t peakBytes = 0;  // largest liveBytes so far
+  uint64_t limitBytes = 0;
+};
+
+class Storage {
+ public:
+  // `drain` waits until the queue is idle: only then may cached blocks go back to the system.
+  Storage(size_t limit, bool guard, std::function<void()> drain);
+  ~Storage();
+  Storage(const Storage&) = delete;
+
+  // Returns a handle; throws CoreError OUT_OF_MEMORY with needed and free bytes.
+  uint32_t allocate(size_t bytes);
+  void release(uint32_t handle);
+  // Bounds-checked address of a view; throws CoreError DISPOSED or INTERNAL.
+  void* resolve(uint32_t handle, uint64_t offset, uint64_t bytes) const;
+  // Memory between two submissions: usable by commands already submitted, free for later ones.
+  void* scratch(size_t bytes);
+  // Number of live blocks whose guard zones were overwritten. Call only when the queue is idle.
+  uint32_t damagedGuards() const;
+  void trim();
+  StorageStats stats() const;
+  // Change of the bytes held from the system since the last call, for V8's accounting.
+  int64_t takeExternalDelta();
+
+ private:
+  struct Slot {
+    void* block = nullptr;
+    size_t bytes = 0;     // asked for
+    size_t rounded = 0;   // size class
+    uint32_t generation = 1;
+    bool live = false;
+  };
+  void* takeBlock(size_t rounded, size_t asked);
+  void giveBlock(void* block, size_t rounded);
+  const Slot& slot(uint32_t handle) const;
+
+  size_t limit_;
+  bool guard_;
+  std::function<void()> drain_;
+  std::vector<Slot> slots_;
+  std::vector<uint32_t> freeSlots_;
+  std::unordered_map<size_t, std::vector<void*>> cache_;
+  uint64_t liveTensors_ = 0, liveBytes_ = 0, cachedBytes_ = 0, peakBytes_ = 0;
+  int64_t externalDelta_ = 0;
+};
+
+}  // namespace infinity
