@@ -219,7 +219,7 @@ Napi::Value Sync(const Napi::CallbackInfo& info) {
   OpenDevice& d = device(info);
   Mailbox& box = instance(info.Env()).mailbox;
   uint64_t completion;
-  Napi::Promise promise = box.add(info.Env(), &completion, info.Env().Undefined());
+  Napi::Promise promise = box.add(info.Env(), &completion, Napi::Object::New(info.Env()));
   try {
     d.device->sync(word(info, 1), completion);
   } catch (...) {
@@ -234,9 +234,15 @@ Napi::Value TokenCall(const Napi::CallbackInfo& info) {
   Device& d = *device(info).device;
   uint32_t id = word(info, 2);
   switch (word(info, 1)) {
-    case 0: id = d.newToken(); break;
-    case 1: d.cancelToken(id); break;
-    default: d.releaseToken(id); break;
+    case 0:
+      id = d.newToken();
+      break;
+    case 1:
+      d.cancelToken(id);
+      break;
+    default:
+      d.releaseToken(id);
+      break;
   }
   return Napi::Number::New(info.Env(), id);
 }
@@ -283,11 +289,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   auto* self = new Instance(env);
   env.SetInstanceData<Instance>(self);
   // Before the environment goes: stop the queues, so that nothing touches memory which JavaScript is about to release.
-  env.AddCleanupHook(
-      [](Instance* i) {
-        i->devices.clear();
-      },
-      self);
+  env.AddCleanupHook([](Instance* i) { i->devices.clear(); }, self);
   const auto add = [&](const char* name, auto fn) { exports.Set(name, Napi::Function::New(env, fn, name)); };
   add("open", guarded<Open>);
   add("close", guarded<Close>);

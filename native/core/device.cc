@@ -13,10 +13,12 @@ Isa chooseIsa(const std::string& wanted) {
   if (wanted.empty()) return bestIsa();
   for (Isa isa : {Isa::generic, Isa::avx2, Isa::avx512, Isa::neon}) {
     if (wanted != isaName(isa)) continue;
-    if (!isaUsable(isa)) throw CoreError("DEVICE_UNAVAILABLE", "This processor cannot run the '" + wanted + "' kernels.");
+    if (!isaUsable(isa))
+      throw CoreError("DEVICE_UNAVAILABLE", "This processor cannot run the '" + wanted + "' kernels.");
     return isa;
   }
-  throw CoreError("INVALID_ARGUMENT", "Expected generic, avx2, avx512 or neon for the instruction set but received '" + wanted + "'.");
+  throw CoreError("INVALID_ARGUMENT",
+                  "Expected generic, avx2, avx512 or neon for the instruction set but received '" + wanted + "'.");
 }
 
 int chooseThreads(int wanted, int fromEnv) {
@@ -29,9 +31,9 @@ int chooseThreads(int wanted, int fromEnv) {
 Device::Device(const DeviceOptions& options, Queue::OnComplete onComplete)
     : env_(readEnv()),
       isa_(chooseIsa(options.isa.empty() ? env_.isa : options.isa)),
-      storage_(options.memoryLimit   ? options.memoryLimit
-               : env_.memoryLimit    ? env_.memoryLimit
-                                     : availableMemory() / 10 * 8,
+      storage_(options.memoryLimit ? options.memoryLimit
+               : env_.memoryLimit  ? env_.memoryLimit
+                                   : availableMemory() / 10 * 8,
                env_.guard, [this] { queue_->drain(); }),
       queue_(std::make_unique<Queue>(chooseThreads(options.threads, env_.threads), env_.trace, std::move(onComplete))) {
   tokens_[0] = std::make_shared<Token>(/*shared=*/true);
@@ -39,7 +41,8 @@ Device::Device(const DeviceOptions& options, Queue::OnComplete onComplete)
 
 TokenPtr Device::token(uint32_t id) const {
   const auto it = tokens_.find(id);
-  if (it == tokens_.end()) throw CoreError("DISPOSED", "Expected a live cancel token but received one that was released.");
+  if (it == tokens_.end())
+    throw CoreError("DISPOSED", "Expected a live cancel token but received one that was released.");
   return it->second;
 }
 
@@ -66,8 +69,8 @@ void Device::submit(uint32_t* words, uint32_t capacity) {
   const TokenPtr owner = token(words[1]);
   const KernelEntry* kernel = findKernel(op, isa_);
   if (!kernel)
-    throw CoreError("DEVICE_UNAVAILABLE",
-                    std::string("The op '") + opInfo(op).name + "' has no '" + isaName(isa_) + "' kernel in this build.");
+    throw CoreError("DEVICE_UNAVAILABLE", std::string("The op '") + opInfo(op).name + "' has no '" + isaName(isa_) +
+                                              "' kernel in this build.");
 
   TensorView views[kMaxOperands];
   uint32_t handles[kMaxOperands] = {};
@@ -143,13 +146,15 @@ void Device::upload(uint32_t tokenId, uint32_t handle, uint64_t offset, const vo
   c.token = token(tokenId);
   c.destination = storage_.resolve(handle, offset, bytes);
   c.source = std::malloc(bytes ? bytes : 1);
-  if (!c.source) throw CoreError("OUT_OF_MEMORY", "No memory for the staging copy of an upload.", static_cast<double>(bytes), 0);
+  if (!c.source)
+    throw CoreError("OUT_OF_MEMORY", "No memory for the staging copy of an upload.", static_cast<double>(bytes), 0);
   c.bytes = bytes;
   std::memcpy(c.source, data, bytes);
   queue_->submit(std::move(c), nullptr, nullptr, 0);
 }
 
-void Device::read(uint32_t tokenId, uint32_t handle, uint64_t offset, void* destination, size_t bytes, uint64_t completion) {
+void Device::read(uint32_t tokenId, uint32_t handle, uint64_t offset, void* destination, size_t bytes,
+                  uint64_t completion) {
   Command c;
   c.kind = Command::kRead;
   c.token = token(tokenId);

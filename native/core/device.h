@@ -1,4 +1,5 @@
-// A CPU device: allocator, queue and kernel table together, without anything of Node. The addon and the native tests drive it.
+// A CPU device: allocator, queue and kernel table together, without anything of Node. The addon and the native tests
+// drive it.
 #pragma once
 #include <memory>
 #include <unordered_map>

@@ -128,8 +128,8 @@ void Queue::execute(const Batch& batch, const Command& command) {
 void Queue::runKernel(const Batch& batch, const Command& command) {
   const TensorView* operands = batch.operands.data() + command.operands;
   KernelFailure failure;
-  const KernelArgs args{operands, operands + command.inputs,      batch.params.data() + command.params,
-                        command.scratch, &pool_, &failure};
+  const KernelArgs args{
+      operands, operands + command.inputs, batch.params.data() + command.params, command.scratch, &pool_, &failure};
   if (trace_.enabled()) {
     const auto begin = Trace::Clock::now();
     command.fn(args);
@@ -138,9 +138,9 @@ void Queue::runKernel(const Batch& batch, const Command& command) {
     command.fn(args);
   }
   if (failure.code)
-    command.token->fail(
-        {failure.code, std::string(failure.message) + " Raised by " +
-                           describeCommand(command.op, operands, command.inputs, command.outputs) + "."});
+    command.token->fail({failure.code, std::string(failure.message) + " Raised by " +
+                                           describeCommand(command.op, operands, command.inputs, command.outputs) +
+                                           "."});
 }
 
 }  // namespace infinity

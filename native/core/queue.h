@@ -1,5 +1,5 @@
-// One in-order queue and one thread a device. The JavaScript thread submits commands whose operands are already resolved to
-// pointers and shapes; the queue's thread runs them and never looks at the handle table.
+// One in-order queue and one thread a device. The JavaScript thread submits commands whose operands are already
+// resolved to pointers and shapes; the queue's thread runs them and never looks at the handle table.
 #pragma once
 #include <condition_variable>
 #include <cstdint>

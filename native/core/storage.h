@@ -1,5 +1,5 @@
-// The caching allocator and the handle table of one device. Used from the JavaScript thread only: the queue runs in order,
-// so a block released when a command is submitted may be handed to any later command without waiting.
+// The caching allocator and the handle table of one device. Used from the JavaScript thread only: the queue runs in
+// order, so a block released when a command is submitted may be handed to any later command without waiting.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -41,8 +41,8 @@ class Storage {
  private:
   struct Slot {
     void* block = nullptr;
-    size_t bytes = 0;     // asked for
-    size_t rounded = 0;   // size class
+    size_t bytes = 0;    // asked for
+    size_t rounded = 0;  // size class
     uint32_t generation = 1;
     bool live = false;
   };

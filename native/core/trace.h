@@ -1,4 +1,5 @@
-// NODE_INFINITY_TRACE=file: one Chrome trace event ("chrome://tracing", Perfetto) a command, written when the queue closes.
+// NODE_INFINITY_TRACE=file: one Chrome trace event ("chrome://tracing", Perfetto) a command, written when the queue
+// closes.
 #pragma once
 #include <chrono>
 #include <string>

@@ -1,5 +1,5 @@
-// How a CPU kernel is written and how it announces itself. Each native/ops/<family>/cpu.cc is compiled once per instruction
-// set with INFINITY_ISA naming it; kernels sit in `namespace infinity::INFINITY_ISA { namespace { ... } }`.
+// How a CPU kernel is written and how it announces itself. Each native/ops/<family>/cpu.cc is compiled once per
+// instruction set with INFINITY_ISA naming it; kernels sit in `namespace infinity::INFINITY_ISA { namespace { ... } }`.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -57,7 +57,7 @@ struct KernelEntry {
 #else
 #define INFINITY_KERNEL_SECTION "inf_kernels"
 #endif
-#define INFINITY_KERNEL(op, f32, f64, plan)                                                       \
+#define INFINITY_KERNEL(op, f32, f64, plan)                                                                \
   __attribute__((section(INFINITY_KERNEL_SECTION), used)) extern const ::infinity::KernelEntry entry_##op; \
   const ::infinity::KernelEntry entry_##op = {::infinity::OpId::op, ::infinity::Isa::INFINITY_ISA, f32, f64, plan}
 

@@ -21,7 +21,8 @@ class Pool {
   // Calls fn(tile) once for every tile in [0, tiles), in no particular order, and returns when all are done.
   template <class F>
   void parallelFor(int64_t tiles, const F& fn) {
-    run(tiles, [](const void* ctx, int64_t tile) { (*static_cast<const F*>(ctx))(tile); }, &fn);
+    run(
+        tiles, [](const void* ctx, int64_t tile) { (*static_cast<const F*>(ctx))(tile); }, &fn);
   }
 
  private:

@@ -1,0 +1,180 @@
+/** A device: one in-order queue, its memory and its cancel tokens. */
+import { InfinityError, invalidArgument } from './errors.js';
+import { type NativeAddon, type NativeStats, native, TokenAction, toInfinityError } from './native.js';
+
+export interface DeviceOptions {
+  /** Threads of the CPU pool; by default NODE_INFINITY_THREADS, else the processors of this process. */
+  readonly threads?: number;
+  /** Instruction set: generic, avx2, avx512 or neon; by default NODE_INFINITY_CPU_ISA, else the best. */
+  readonly isa?: string;
+  /** Bytes of tensor memory; by default NODE_INFINITY_MEMORY_LIMIT, else 80 % of what the container allows. */
+  readonly memoryLimit?: number;
+}
+
+/** Words of the submission buffer: more than the largest command can need. */
+const SUBMIT_WORDS = 1024;
+
+/** Groups the commands of one request, so that they can be cancelled together. */
+export class CancelToken {
+  private released = false;
+  /** @internal */
+  constructor(
+    private readonly device: Device,
+    readonly id: number,
+  ) {}
+
+  /** Commands of this token that have not run are skipped; its pending reads reject with code ABORTED. */
+  cancel(): void {
+    if (!this.released) this.device.tokenCall(TokenAction.cancel, this.id);
+  }
+
+  release(): void {
+    if (this.released) return;
+    this.released = true;
+    if (!this.device.closed) this.device.tokenCall(TokenAction.release, this.id);
+  }
+}
+
+export class Device {
+  readonly kind = 'cpu';
+  /** @internal The command being written; see native/core/device.cc for the layout. */
+  readonly words = new Uint32Array(SUBMIT_WORDS);
+  /** @internal */
+  readonly floats = new Float32Array(this.words.buffer);
+  /** @internal */
+  readonly ints = new Int32Array(this.words.buffer);
+  private readonly addon: NativeAddon;
+  private readonly id: number;
+  private open = true;
+  private currentToken = 0;
+
+  private constructor(options: DeviceOptions) {
+    this.addon = native();
+    try {
+      this.id = this.addon.open(this.words, { ...options });
+    } catch (error) {
+      throw toInfinityError(error);
+    }
+  }
+
+  /**
+   * Opens a device of its own. Most callers share `Device.default()`.
+   * @throws InfinityError DEVICE_UNAVAILABLE, INVALID_ARGUMENT
+   */
+  static create(kind: 'cpu' = 'cpu', options: DeviceOptions = {}): Device {
+    if (kind !== 'cpu') {
+      throw new InfinityError(
+        'DEVICE_UNAVAILABLE',
+        `Expected 'cpu' for the device but received ${JSON.stringify(kind)}.`,
+        {
+          value: kind,
+          cure: "This build has the CPU backend only: use device: 'cpu'.",
+        },
+      );
+    }
+    const { threads, memoryLimit } = options;
+    if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1 && threads <= 256))
+      invalidArgument('threads', 'an integer from 1 to 256', threads);
+    if (memoryLimit !== undefined && !(Number.isSafeInteger(memoryLimit) && memoryLimit > 0))
+      invalidArgument('memoryLimit', 'a positive number of bytes', memoryLimit);
+    return new Device(options);
+  }
+
+  private static shared: Device | undefined;
+
+  /** The CPU device that pipelines share unless they are given another. */
+  static default(): Device {
+    if (!Device.shared || Device.shared.closed) Device.shared = Device.create();
+    return Device.shared;
+  }
+
+  get closed(): boolean {
+    return !this.open;
+  }
+
+  /** Skips what is waiting and joins the threads. Tensors of this device cannot be used afterwards. */
+  close(): void {
+    if (!this.open) return;
+    this.open = false;
+    this.addon.close(this.id);
+  }
+
+  stats(): NativeStats {
+    return this.addon.stats(this.live());
+  }
+
+  /** Resolves when everything submitted so far has run; rejects with the first failure of the current token. */
+  async sync(): Promise<void> {
+    try {
+      await this.addon.sync(this.live(), this.currentToken);
+    } catch (error) {
+      throw toInfinityError(error);
+    }
+  }
+
+  createToken(): CancelToken {
+    return new CancelToken(this, this.tokenCall(TokenAction.create, 0));
+  }
+
+  /** Commands that `fn` submits, synchronously, belong to `token`. */
+  withToken<T>(token: CancelToken, fn: () => T): T {
+    const previous = this.currentToken;
+    this.currentToken = token.id;
+    try {
+      return fn();
+    } finally {
+      this.currentToken = previous;
+    }
+  }
+
+  /** @internal */
+  tokenCall(action: number, id: number): number {
+    return this.addon.token(this.live(), action, id);
+  }
+
+  /** @internal Submits the command in `words`; the handles of its outputs take its place. */
+  submit(): void {
+    this.words[1] = this.currentToken;
+    try {
+      this.addon.submit(this.live());
+    } catch (error) {
+      throw toInfinityError(error);
+    }
+  }
+
+  /** @internal */
+  alloc(bytes: number): number {
+    try {
+      return this.addon.alloc(this.live(), bytes);
+    } catch (error) {
+      throw toInfinityError(error);
+    }
+  }
+
+  /** @internal */
+  free(handle: number): void {
+    if (this.open) this.addon.free(this.id, handle);
+  }
+
+  /** @internal */
+  upload(handle: number, offset: number, bytes: Uint8Array): void {
+    this.addon.upload(this.live(), this.currentToken, handle, offset, bytes);
+  }
+
+  /** @internal */
+  async read(handle: number, offset: number, into: Uint8Array): Promise<void> {
+    try {
+      await this.addon.read(this.live(), this.currentToken, handle, offset, into);
+    } catch (error) {
+      throw toInfinityError(error);
+    }
+  }
+
+  private live(): number {
+    if (!this.open)
+      throw new InfinityError('DISPOSED', 'Expected an open device but received one that was closed.', {
+        cure: 'Open another with Device.create().',
+      });
+    return this.id;
+  }
+}

@@ -1,0 +1,89 @@
+/** The native addon: loaded once, described here, and used by lib/device.ts alone. */
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { InfinityError } from './errors.js';
+
+export interface NativeStats {
+  readonly liveTensors: number;
+  readonly liveBytes: number;
+  readonly cachedBytes: number;
+  readonly peakBytes: number;
+  readonly limitBytes: number;
+  readonly commands: number;
+  readonly threads: number;
+  readonly isa: string;
+  /** Tensors whose guard zones were overwritten; present under NODE_INFINITY_DEBUG=guard only. */
+  readonly damagedGuards?: number;
+}
+
+export interface NativeCapabilities {
+  /** Instruction sets that were compiled and that this machine can run. */
+  readonly isas: readonly string[];
+  /** Bytes that the container or the machine allows. */
+  readonly memory: number;
+  readonly processors: number;
+  readonly ops: number;
+}
+
+export const TokenAction = { create: 0, cancel: 1, release: 2 } as const;
+
+export interface NativeAddon {
+  open(words: Uint32Array, options: { threads?: number; isa?: string; memoryLimit?: number }): number;
+  close(device: number): void;
+  submit(device: number): void;
+  alloc(device: number, bytes: number): number;
+  free(device: number, handle: number): void;
+  upload(device: number, token: number, handle: number, offset: number, bytes: Uint8Array): void;
+  read(device: number, token: number, handle: number, offset: number, into: Uint8Array): Promise<void>;
+  sync(device: number, token: number): Promise<void>;
+  token(device: number, action: number, id: number): number;
+  stats(device: number): NativeStats;
+  capabilities(): NativeCapabilities;
+}
+
+/** The package's root, from lib/ in a checkout and from dist/ in an installed package. */
+export function packageRoot(): string {
+  let directory = dirname(fileURLToPath(import.meta.url));
+  while (!existsSync(join(directory, 'package.json'))) directory = dirname(directory);
+  return directory;
+}
+
+let loaded: NativeAddon | undefined;
+
+/**
+ * The addon of this platform: a prebuilt one, or the one built in the checkout.
+ * @throws InfinityError NATIVE_BINARY_MISSING with the cure.
+ */
+export function native(): NativeAddon {
+  if (loaded) return loaded;
+  const require = createRequire(import.meta.url);
+  try {
+    const load = require('node-gyp-build') as (root: string) => NativeAddon;
+    loaded = load(packageRoot());
+    return loaded;
+  } catch (cause) {
+    throw new InfinityError(
+      'NATIVE_BINARY_MISSING',
+      `Expected a native addon for ${process.platform}-${process.arch} (Node ${process.versions.node}) but none could be loaded.`,
+      {
+        cure: 'In a checkout run "npm run build:native"; as a dependency run "npm rebuild node-infinity" with a C++ compiler and CMake installed.',
+        value: `${process.platform}-${process.arch}`,
+        cause,
+      },
+    );
+  }
+}
+
+/** Errors of the addon carry a `code`; everything else is a defect of ours and keeps its own shape. */
+export function toInfinityError(error: unknown): unknown {
+  if (!(error instanceof Error) || !('code' in error) || typeof error.code !== 'string') return error;
+  const extras = error as Error & { needed?: number; free?: number };
+  const fields = extras.needed === undefined ? {} : { needed: extras.needed, free: extras.free };
+  const cure =
+    error.code === 'OUT_OF_MEMORY'
+      ? 'Dispose tensors or pipelines that are no longer used, lower the batch or the size, or raise NODE_INFINITY_MEMORY_LIMIT.'
+      : undefined;
+  return new InfinityError(error.code as InfinityError['code'], error.message, { fields, cure, cause: error });
+}

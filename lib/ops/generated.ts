@@ -1,0 +1,22 @@
+// Generated from native/ops.def by scripts/generate-ops.mjs. Do not edit.
+
+/** An op as the native side knows it; `params` holds one letter a word: u unsigned, i signed, f float. */
+export interface OpDefinition {
+  readonly id: number;
+  readonly name: string;
+  readonly inputs: number;
+  readonly outputs: number;
+  readonly params: string;
+}
+
+export const Op = {
+  add: { id: 0, name: 'add', inputs: 2, outputs: 1, params: '' },
+  sub: { id: 1, name: 'sub', inputs: 2, outputs: 1, params: '' },
+  mul: { id: 2, name: 'mul', inputs: 2, outputs: 1, params: '' },
+  scale: { id: 3, name: 'scale', inputs: 1, outputs: 1, params: 'f' },
+  gelu: { id: 4, name: 'gelu', inputs: 1, outputs: 1, params: '' },
+  geluBackward: { id: 5, name: 'gelu_backward', inputs: 2, outputs: 1, params: '' },
+  silu: { id: 6, name: 'silu', inputs: 1, outputs: 1, params: '' },
+  siluBackward: { id: 7, name: 'silu_backward', inputs: 2, outputs: 1, params: '' },
+  sumTo: { id: 8, name: 'sum_to', inputs: 1, outputs: 1, params: '' },
+} as const satisfies Record<string, OpDefinition>;

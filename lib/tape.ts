@@ -1,0 +1,146 @@
+/** Reverse-mode differentiation, first order. A tape records inside one synchronous function and is walked back once. */
+import { InfinityError } from './errors.js';
+import { add } from './ops/elementwise.js';
+import { recorder, type Vjp, withRecorder } from './ops/record.js';
+import { scope, type Tensor } from './tensor.js';
+
+interface Node {
+  readonly name: string;
+  readonly inputIds: readonly number[];
+  readonly outputs: readonly { id: number }[];
+  readonly saved: readonly Tensor[];
+  readonly vjp: Vjp;
+}
+
+/** Gradients by tensor; the caller disposes them. */
+export class Gradients {
+  constructor(private readonly byId: Map<number, Tensor>) {}
+  /** The gradient of a watched tensor, or undefined when the loss does not depend on it. */
+  get(tensor: Tensor): Tensor | undefined {
+    return this.byId.get(tensor.id);
+  }
+  dispose(): void {
+    for (const g of this.byId.values()) g.dispose();
+    this.byId.clear();
+  }
+}
+
+export class Tape {
+  private nodes: Node[] = [];
+  private readonly tracked = new Set<number>();
+  private readonly watched = new Set<number>();
+
+  /** Asks for the gradient of these tensors. Call before `run`. */
+  watch(...tensors: Tensor[]): this {
+    for (const t of tensors) {
+      this.tracked.add(t.id);
+      this.watched.add(t.id);
+    }
+    return this;
+  }
+
+  /** Runs `fn` synchronously, in a scope of its own, recording every op that depends on a watched tensor. */
+  run<T>(fn: () => T): T {
+    return scope(() =>
+      withRecorder(
+        {
+          tracks: (t) => this.tracked.has(t.id),
+          record: (name, inputs, outputs, saved, vjp) => {
+            for (const t of saved) t.retain();
+            for (const t of outputs) this.tracked.add(t.id);
+            const inputIds = inputs.map((t) => (t && this.tracked.has(t.id) ? t.id : 0));
+            this.nodes.push({ name, inputIds, outputs: outputs.map((t) => ({ id: t.id })), saved, vjp });
+          },
+        },
+        fn,
+      ),
+    );
+  }
+
+  /**
+   * Walks back from `outputs` with the given cotangents (by default ones, for a scalar loss) and returns the gradients of
+   * the watched tensors. What was saved is released on the way: a tape is walked once.
+   */
+  backward(outputs: readonly { readonly of: Tensor; readonly cotangent: Tensor }[]): Gradients {
+    const grads = new Map<number, Tensor>();
+    const accumulate = (id: number, g: Tensor): void => {
+      const before = grads.get(id);
+      if (!before) {
+        grads.set(id, g.retain());
+        return;
+      }
+      const sum = scope(() => add(before, g));
+      before.dispose();
+      grads.set(id, sum.retain());
+      sum.dispose();
+    };
+    for (const { of, cotangent } of outputs) accumulate(of.id, cotangent);
+    const nodes = this.nodes;
+    this.nodes = [];
+    for (let n = nodes.length - 1; n >= 0; n--) {
+      const node = nodes[n]!;
+      const outs = node.outputs.map((o) => grads.get(o.id));
+      if (outs.some((g) => g !== undefined)) {
+        scope(() => {
+          const needed = node.inputIds.map((id) => id !== 0);
+          const result = node.vjp(outs, needed);
+          for (let i = 0; i < node.inputIds.length; i++) {
+            const g = result[i];
+            if (g && node.inputIds[i]) accumulate(node.inputIds[i]!, g);
+          }
+        });
+      }
+      for (const o of node.outputs) {
+        if (this.watched.has(o.id)) continue;
+        grads.get(o.id)?.dispose();
+        grads.delete(o.id);
+      }
+      for (const t of node.saved) t.dispose();
+    }
+    for (const [id, g] of grads) {
+      if (this.watched.has(id)) continue;
+      g.dispose();
+      grads.delete(id);
+    }
+    return new Gradients(grads);
+  }
+
+  /** Releases what was saved without walking back. */
+  dispose(): void {
+    for (const node of this.nodes) for (const t of node.saved) t.dispose();
+    this.nodes = [];
+  }
+}
+
+/**
+ * Activation checkpointing: runs `fn` without keeping its intermediates and runs it again in the backward pass.
+ * `parameters` are the tensors that `fn` uses besides `inputs` and that want a gradient.
+ */
+export function checkpoint(
+  fn: (...inputs: Tensor[]) => Tensor,
+  inputs: readonly Tensor[],
+  parameters: readonly Tensor[],
+): Tensor {
+  const active = recorder();
+  const all = [...inputs, ...parameters];
+  const output = withRecorder(undefined, () => scope(() => fn(...inputs)));
+  if (!active || !all.some((t) => active.tracks(t))) return output;
+  active.record('checkpoint', all, [output], all, ([gy], needed) => {
+    if (!gy) return [];
+    const tape = new Tape().watch(...all.filter((_, i) => needed[i]));
+    const again = tape.run(() => fn(...inputs));
+    const grads = tape.backward([{ of: again, cotangent: gy }]);
+    return all.map((t, i) => (needed[i] ? (grads.get(t) ?? null) : null));
+  });
+  return output;
+}
+
+/** @throws InfinityError NOT_DIFFERENTIABLE when a gradient through `name` would be required. */
+export function refuseGradient(name: string, inputs: readonly (Tensor | null | undefined)[]): void {
+  const active = recorder();
+  if (active && inputs.some((t) => t && active.tracks(t)))
+    throw new InfinityError('NOT_DIFFERENTIABLE', `The op '${name}' has no gradient, and one was required.`, {
+      value: name,
+      cure: 'Use its composed, differentiable form, or run it outside the tape.',
+    });
+}

@@ -1,0 +1,157 @@
+/** Oracles shared by the op tests: reproducible inputs, comparison against f64, finite differences. */
+import assert from 'node:assert/strict';
+import { Device } from '../../lib/device.js';
+import { native } from '../../lib/native.js';
+import { Tape } from '../../lib/tape.js';
+import { type Shape, scope, sizeOf, Tensor } from '../../lib/tensor.js';
+
+/** Numbers in [-scale, scale) from a small counter-based hash: the same on every machine. */
+export function randomArray(seed: number, n: number, scale = 1): Float64Array {
+  const out = new Float64Array(n);
+  let state = (seed * 2654435761) >>> 0;
+  for (let i = 0; i < n; i++) {
+    state = (state + 0x9e3779b9) >>> 0;
+    let h = state;
+    h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
+    h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
+    h = (h ^ (h >>> 16)) >>> 0;
+    // Rounded to f32, so that both precisions start from the same numbers.
+    out[i] = Math.fround((h / 2 ** 31 - 1) * scale);
+  }
+  return out;
+}
+
+const devices = new Map<string, Device>();
+
+/** One guarded device for each instruction set that the host has; run the same spec on all of them. */
+export function isaDevices(): [string, Device][] {
+  return native()
+    .capabilities()
+    .isas.map((isa) => [isa, isaDevice(isa)]);
+}
+
+/** A two-thread device of one instruction set with guard zones around every tensor. */
+export function isaDevice(isa: string): Device {
+  let device = devices.get(isa);
+  if (!device || device.closed) {
+    const before = process.env.NODE_INFINITY_DEBUG;
+    process.env.NODE_INFINITY_DEBUG = 'guard';
+    device = Device.create('cpu', { isa, threads: 2, memoryLimit: 2 ** 31 });
+    if (before === undefined) delete process.env.NODE_INFINITY_DEBUG;
+    else process.env.NODE_INFINITY_DEBUG = before;
+    devices.set(isa, device);
+  }
+  return device;
+}
+
+export function random(device: Device, seed: number, shape: Shape, dtype: 'f32' | 'f64' = 'f32', scale = 1): Tensor {
+  return Tensor.from(randomArray(seed, sizeOf(shape), scale), shape, dtype, device);
+}
+
+/** Fails when a tensor leaked or a kernel wrote beyond its outputs since `before`. */
+export async function assertClean(device: Device, liveBefore: number): Promise<void> {
+  await device.sync();
+  const stats = device.stats();
+  assert.equal(stats.liveTensors, liveBefore, 'tensors leaked');
+  assert.equal(stats.damagedGuards ?? 0, 0, 'a kernel wrote outside its outputs');
+}
+
+/** Largest |got - want| over the tensor, relative to the largest |want|; a NaN in `got` gives NaN. */
+export function relativeError(got: ArrayLike<number>, want: ArrayLike<number>): number {
+  assert.equal(got.length, want.length);
+  let worst = 0;
+  let largest = 0;
+  for (let i = 0; i < want.length; i++) {
+    const error = Math.abs(got[i]! - want[i]!);
+    if (!(error <= worst)) worst = error;
+    largest = Math.max(largest, Math.abs(want[i]!));
+  }
+  return worst / (largest || 1);
+}
+
+export type TensorFn = (...inputs: Tensor[]) => Tensor | Tensor[];
+
+/**
+ * Runs `fn` in f32 on `device` and in f64, on the same inputs, and fails when the results differ by more than `tolerance`
+ * of the largest value, when a tensor leaks, or when a guard zone is damaged.
+ */
+export async function assertMatchesReference(
+  device: Device,
+  fn: TensorFn,
+  shapes: readonly Shape[],
+  options: { seed?: number; scale?: number; tolerance?: number } = {},
+): Promise<void> {
+  const { seed = 1, scale = 1, tolerance = 2e-6 } = options;
+  const live = device.stats().liveTensors;
+  const results: (Float32Array | Float64Array)[][] = [];
+  for (const dtype of ['f64', 'f32'] as const) {
+    const outputs = scope(() => {
+      const y = fn(...shapes.map((shape, i) => random(device, seed + i, shape, dtype, scale)));
+      return Array.isArray(y) ? y : [y];
+    });
+    results.push(await Promise.all(outputs.map((t) => t.readFloats())));
+    for (const t of outputs) t.dispose();
+  }
+  const [want, got] = results;
+  for (let i = 0; i < want!.length; i++) {
+    const error = relativeError(got![i]!, want![i]!);
+    assert.ok(error <= tolerance, `output ${i}: relative error ${error} above ${tolerance}`);
+  }
+  await assertClean(device, live);
+}
+
+/**
+ * Compares every gradient of sum(fn(inputs) · R), R fixed and random, with central differences in f64.
+ * Inputs are f64 tensors of the given shapes.
+ */
+export async function assertGradients(
+  device: Device,
+  fn: TensorFn,
+  shapes: readonly Shape[],
+  options: { seed?: number; scale?: number; step?: number; tolerance?: number } = {},
+): Promise<void> {
+  const { seed = 1, scale = 1, step = 1e-5, tolerance = 1e-6 } = options;
+  const live = device.stats().liveTensors;
+  const values = shapes.map((shape, i) => randomArray(seed + i, sizeOf(shape), scale));
+  const outputsOf = (inputs: Tensor[]): Tensor[] => {
+    const y = fn(...inputs);
+    return Array.isArray(y) ? y : [y];
+  };
+  const inputs = shapes.map((shape, i) => Tensor.from(values[i]!, shape, 'f64', device));
+  const tape = new Tape().watch(...inputs);
+  const outputs = tape.run(() => outputsOf(inputs));
+  const weights = outputs.map((y, i) => randomArray(1000 + i, y.size));
+  const cotangents = outputs.map((y, i) => Tensor.from(weights[i]!, y.shape, 'f64', device));
+  const grads = tape.backward(outputs.map((of, i) => ({ of, cotangent: cotangents[i]! })));
+  const got = await Promise.all(
+    inputs.map(async (t) => (await grads.get(t)?.readFloats()) ?? new Float64Array(t.size)),
+  );
+  for (const t of [...outputs, ...cotangents, ...inputs]) t.dispose();
+  grads.dispose();
+
+  const loss = async (): Promise<number> => {
+    const ys = scope(() => outputsOf(shapes.map((shape, i) => Tensor.from(values[i]!, shape, 'f64', device))));
+    let sum = 0;
+    for (const [i, y] of ys.entries()) {
+      const data = await y.readFloats();
+      for (let j = 0; j < data.length; j++) sum += data[j]! * weights[i]![j]!;
+      y.dispose();
+    }
+    return sum;
+  };
+  for (const [i, value] of values.entries()) {
+    const want = new Float64Array(value.length);
+    for (let j = 0; j < value.length; j++) {
+      const at = value[j]!;
+      value[j] = at + step;
+      const up = await loss();
+      value[j] = at - step;
+      const down = await loss();
+      value[j] = at;
+      want[j] = (up - down) / (2 * step);
+    }
+    const error = relativeError(got[i]!, want);
+    assert.ok(error <= tolerance, `gradient of input ${i}: relative error ${error} above ${tolerance}`);
+  }
+  await assertClean(device, live);
+}
