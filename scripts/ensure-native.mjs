@@ -95,7 +95,9 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   if (problem) {
     process.stderr.write(`\nnode-infinity: ${problem}\n`);
     if (installing)
-      process.stderr.write('node-infinity: the install goes on; "npm rebuild node-infinity" builds it later.\n');
+      process.stderr.write(
+        'node-infinity: the install goes on; "npm rebuild node-infinity" (in a checkout "npm run build") builds it later.\n',
+      );
     process.exitCode = installing ? 0 : 1;
   }
 }
