@@ -7,12 +7,20 @@ import { expectTokenizer, invalidTokenizer } from './tokenizer_json.js';
 /** Longer grapheme clusters (in UTF-8 bytes) are mapped character by character. */
 const MAX_CLUSTER_BYTES = 6;
 
+/**
+ * Printable ASCII between its own kind: every character is a cluster, so that the segmenter, which takes microseconds
+ * a character, is left out. Beside other characters it may belong to their cluster.
+ */
+const PLAIN_RUN = /(?<=^|[ -~])[ -~]+(?=[ -~]|$)/g;
+
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
 export class CharsMap {
   private readonly units: Uint32Array;
   private readonly replacements: Uint8Array;
+  /** Printable ASCII characters -> what they become. */
+  private readonly plain = new Map<string, string>();
   private readonly graphemes = new Intl.Segmenter('en', { granularity: 'grapheme' });
 
   /** @throws InfinityError CHECKPOINT_INVALID when the sizes do not fit */
@@ -26,16 +34,35 @@ export class CharsMap {
     );
     this.units = Uint32Array.from({ length: size / 4 }, (_, i) => view.getUint32(4 + 4 * i, true));
     this.replacements = bytes.subarray(4 + size);
+    for (let code = 0x20; code < 0x7f; code++) {
+      const character = String.fromCharCode(code);
+      this.plain.set(character, this.normalizeCluster(character));
+    }
   }
 
   /** Replaces every cluster, or character of a long cluster, that the map has an entry for. */
   normalize(text: string): string {
     let out = '';
-    for (const { segment } of this.graphemes.segment(text)) {
-      const mapped = encoder.encode(segment).length < MAX_CLUSTER_BYTES ? this.replacement(segment) : undefined;
-      if (mapped !== undefined) out += mapped;
-      else for (const character of segment) out += this.replacement(character) ?? character;
+    let from = 0;
+    for (const { 0: run, index } of text.matchAll(PLAIN_RUN)) {
+      out += this.normalizeClusters(text.slice(from, index));
+      for (const character of run) out += this.plain.get(character);
+      from = index + run.length;
     }
+    return out + this.normalizeClusters(text.slice(from));
+  }
+
+  private normalizeClusters(text: string): string {
+    let out = '';
+    if (text !== '') for (const { segment } of this.graphemes.segment(text)) out += this.normalizeCluster(segment);
+    return out;
+  }
+
+  private normalizeCluster(cluster: string): string {
+    const mapped = encoder.encode(cluster).length < MAX_CLUSTER_BYTES ? this.replacement(cluster) : undefined;
+    if (mapped !== undefined) return mapped;
+    let out = '';
+    for (const character of cluster) out += this.replacement(character) ?? character;
     return out;
   }
 
