@@ -20,19 +20,19 @@ export function sizeOf(shape: Shape): number {
   return n;
 }
 
-/** A block of device memory, shared by a tensor and its views. */
+/** A block of device memory, shared by a tensor and its views. A handle of 0 is memory that has not been taken yet. */
 class Storage {
   private owners = 1;
   constructor(
     readonly device: Device,
-    readonly handle: number,
+    public handle: number,
   ) {}
   retain(): this {
     this.owners++;
     return this;
   }
   release(): void {
-    if (--this.owners === 0) this.device.free(this.handle);
+    if (--this.owners === 0 && this.handle !== 0) this.device.free(this.handle);
   }
 }
 
@@ -90,13 +90,27 @@ export class Tensor {
     return tensor;
   }
 
+  /**
+   * A tensor whose memory is taken by its first `write`: a network can be described, counted and compared with a checkpoint
+   * before a byte of it exists. Reading it before that is an error.
+   */
+  static declare(shape: Shape, dtype: DType = 'f32', device: Device = Device.default()): Tensor {
+    checkShape(shape);
+    return Tensor.adopt(device, 0, dtype, shape);
+  }
+
   get device(): Device {
     return this.storage.device;
   }
   /** @internal */
   get handle(): number {
     if (this.owners <= 0) disposed();
+    if (this.storage.handle === 0) unwritten(this.shape);
     return this.storage.handle;
+  }
+  /** False until the first `write` of a declared tensor. */
+  get written(): boolean {
+    return this.storage.handle !== 0;
   }
   get disposed(): boolean {
     return this.owners <= 0;
@@ -111,6 +125,8 @@ export class Tensor {
   /** Overwrites the contents, in the order of the queue. */
   write(data: TensorBytes | readonly number[]): void {
     if (data.length !== this.size) invalidArgument('data', `${this.size} elements`, data.length);
+    if (this.owners <= 0) disposed();
+    if (!this.written) this.storage.handle = this.device.alloc(this.bytes);
     const typed = ArrayBuffer.isView(data) && dtypeOf(data) === this.dtype ? data : typedArray(this.dtype).from(data);
     this.device.upload(this.handle, this.byteOffset, new Uint8Array(typed.buffer, typed.byteOffset, typed.byteLength));
   }
@@ -162,6 +178,14 @@ function disposed(): never {
   throw new InfinityError('DISPOSED', 'Expected a live tensor but received one that was disposed.', {
     cure: 'Return a tensor from scope(), or retain() it, to use it afterwards.',
   });
+}
+
+function unwritten(shape: Shape): never {
+  throw new InfinityError(
+    'INVALID_ARGUMENT',
+    `Expected a tensor with contents but received a declared one [${shape.join(', ')}].`,
+    { value: shape, cure: 'Load a checkpoint, or call initialize(seed), before using a network.' },
+  );
 }
 
 function checkShape(shape: Shape): void {
