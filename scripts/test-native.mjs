@@ -12,7 +12,7 @@ const names = words.filter((word) => !isSanitizer(word));
 const sanitizers = words.some(isSanitizer) ? words.filter(isSanitizer) : ['address', 'thread'];
 
 // Only what runs on several threads has something to say to TSan; kernels are pure functions under ASan and UBSan.
-const concurrent = ['queue', 'pool', 'storage', 'allocator'];
+const concurrent = ['queue', 'pool', 'storage', 'device'];
 
 const allTests = readdirSync(join(root, 'native/tests'))
   .filter((file) => file.endsWith('_test.cc'))

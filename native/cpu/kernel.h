@@ -57,8 +57,9 @@ struct KernelEntry {
 #else
 #define INFINITY_KERNEL_SECTION "inf_kernels"
 #endif
-#define INFINITY_KERNEL(op, f32, f64, plan)                                                                \
-  __attribute__((section(INFINITY_KERNEL_SECTION), used)) extern const ::infinity::KernelEntry entry_##op; \
+#define INFINITY_KERNEL(op, f32, f64, plan)               \
+  extern const ::infinity::KernelEntry entry_##op;        \
+  __attribute__((section(INFINITY_KERNEL_SECTION), used)) \
   const ::infinity::KernelEntry entry_##op = {::infinity::OpId::op, ::infinity::Isa::INFINITY_ISA, f32, f64, plan}
 
 // Kernels of one instruction set, or null when the op has none there.

@@ -1,0 +1,81 @@
+// A device without Node: commands go in as words, as lib/ops/run.ts writes them.
+#include "core/device.h"
+
+#include <atomic>
+#include <cmath>
+#include <map>
+#include <mutex>
+#include <vector>
+
+#include "tests/expect.h"
+
+using infinity::Device;
+using infinity::DeviceOptions;
+using infinity::DType;
+using infinity::Isa;
+using infinity::OpId;
+using infinity::test::codeOf;
+
+namespace {
+
+std::vector<uint32_t> commandWords(OpId op, uint32_t input, uint32_t n) {
+  const auto f32 = static_cast<uint32_t>(DType::f32);
+  std::vector<uint32_t> words = {static_cast<uint32_t>(op), 0, 1, 1, 0};
+  words.insert(words.end(), {input, f32, 0, 0, 1, n});
+  words.insert(words.end(), {0, f32, 0, 0, 1, n});
+  words.resize(64);
+  return words;
+}
+
+uint32_t submitUnary(Device& device, OpId op, uint32_t input, uint32_t n) {
+  auto words = commandWords(op, input, n);
+  device.submit(words.data(), static_cast<uint32_t>(words.size()));
+  return words[0];
+}
+
+void geluIsRight(const char* isa) {
+  Device device({.threads = 2, .isa = isa, .memoryLimit = 1 << 24}, [](uint64_t, const infinity::Failure*) {});
+  for (uint32_t n : {1u, 15u, 31u, 33u, 16385u, 40000u}) {
+    std::vector<float> x(n), y(n);
+    for (uint32_t i = 0; i < n; ++i) x[i] = static_cast<float>(i % 97) * 0.1f - 4.8f;
+    const uint32_t input = device.allocate(n * sizeof(float));
+    device.upload(0, input, 0, x.data(), n * sizeof(float));
+    const uint32_t output = submitUnary(device, OpId::gelu, input, n);
+    device.read(0, output, 0, y.data(), n * sizeof(float), 1);
+    device.queue().drain();
+    for (uint32_t i = 0; i < n; ++i) {
+      const double v = x[i];
+      const double expected = 0.5 * v * (1 + std::tanh(std::sqrt(2 / M_PI) * (v + 0.044715 * v * v * v)));
+      EXPECT(std::abs(y[i] - expected) < 2e-6 * (1 + std::abs(expected)));
+    }
+    device.release(input);
+    device.release(output);
+  }
+  EXPECT(device.storage().stats().liveTensors == 0);
+}
+
+void badCommandsLeaveNothingBehind() {
+  Device device({.threads = 1, .isa = "generic", .memoryLimit = 1 << 20}, [](uint64_t, const infinity::Failure*) {});
+  const uint32_t input = device.allocate(64);
+  EXPECT(codeOf([&] { submitUnary(device, OpId::count, input, 16); }) == "INTERNAL");
+  EXPECT(codeOf([&] { submitUnary(device, OpId::gelu, input, 17); }) == "INTERNAL");  // beyond its storage
+  EXPECT(codeOf([&] { submitUnary(device, OpId::gelu, input + 1, 16); }) == "DISPOSED");
+  auto words = commandWords(OpId::gelu, input, 16);
+  words[16 - 5 + 1] = 99;  // the output's type
+  EXPECT(codeOf([&] { device.submit(words.data(), 64); }) == "INTERNAL");
+  words = commandWords(OpId::gelu, input, 16);
+  EXPECT(codeOf([&] { device.submit(words.data(), 12); }) == "INTERNAL");
+  words[1] = 12345;
+  EXPECT(codeOf([&] { device.submit(words.data(), 64); }) == "DISPOSED");
+  device.release(input);
+  EXPECT(device.storage().stats().liveTensors == 0);
+  EXPECT(codeOf([] { Device({.isa = "sse9"}, nullptr); }) == "INVALID_ARGUMENT");
+}
+
+}  // namespace
+
+int main() {
+  for (Isa isa : {Isa::generic, Isa::avx2, Isa::avx512, Isa::neon})
+    if (infinity::isaUsable(isa)) geluIsRight(infinity::isaName(isa));
+  badCommandsLeaveNothingBehind();
+}
