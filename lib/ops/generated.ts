@@ -19,4 +19,9 @@ export const Op = {
   silu: { id: 6, name: 'silu', inputs: 1, outputs: 1, params: '' },
   siluBackward: { id: 7, name: 'silu_backward', inputs: 2, outputs: 1, params: '' },
   sumTo: { id: 8, name: 'sum_to', inputs: 1, outputs: 1, params: '' },
+  linear: { id: 9, name: 'linear', inputs: 5, outputs: 1, params: 'u' },
+  linearPacked: { id: 10, name: 'linear_packed', inputs: 5, outputs: 1, params: 'uu' },
+  packLinear: { id: 11, name: 'pack_linear', inputs: 1, outputs: 1, params: '' },
+  linearBackwardInput: { id: 12, name: 'linear_backward_input', inputs: 2, outputs: 1, params: '' },
+  linearBackwardWeight: { id: 13, name: 'linear_backward_weight', inputs: 2, outputs: 2, params: '' },
 } as const satisfies Record<string, OpDefinition>;
