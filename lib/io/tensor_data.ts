@@ -121,7 +121,8 @@ export function toFloat32(td: TensorData): Float32Array {
   const count = elementCount(td.shape);
   if (td.dtype !== 'F32') return fill(td, new Float32Array(count));
   if (data.byteOffset % 4 === 0) return new Float32Array(data.buffer, data.byteOffset, count);
-  return new Float32Array(data.slice().buffer, 0, count);
+  // Not slice(): on a Buffer that is a view, not a copy.
+  return new Float32Array(new Uint8Array(data).buffer, 0, count);
 }
 
 /** The values as float64: exact for every type but 64-bit integers beyond 2^53. Always a copy. */

@@ -40,7 +40,10 @@ describe('tensor data', () => {
   it('F32 at any offset gives the same values', () => {
     const values = Float32Array.of(1.5, -2.25, 3e-40);
     for (let offset = 0; offset < 8; offset++) {
-      assert.deepEqual(toFloat32(tensor('F32', values, 3, offset)), values);
+      const td = tensor('F32', values, 3, offset);
+      assert.deepEqual(toFloat32(td), values);
+      const { buffer, byteOffset, byteLength } = td.data;
+      assert.deepEqual(toFloat32({ ...td, data: Buffer.from(buffer, byteOffset, byteLength) }), values);
     }
   });
 
