@@ -190,7 +190,7 @@ export function parseSafetensors(bytes: Uint8Array, name = 'buffer'): Map<string
 }
 
 /** Header and tensors as the chunks of a file. Wide types come first, so that every tensor is aligned. */
-function* encode(
+export function* safetensorsChunks(
   tensors: ReadonlyMap<string, TensorData>,
   metadata: Readonly<Record<string, string>>,
 ): Generator<Uint8Array> {
@@ -227,7 +227,7 @@ export function serializeSafetensors(
   tensors: ReadonlyMap<string, TensorData>,
   metadata: Readonly<Record<string, string>> = {},
 ): Uint8Array {
-  return Buffer.concat([...encode(tensors, metadata)]);
+  return Buffer.concat([...safetensorsChunks(tensors, metadata)]);
 }
 
 /**
@@ -240,5 +240,5 @@ export async function writeSafetensors(
   tensors: ReadonlyMap<string, TensorData>,
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<void> {
-  await writeOutput(path, encode(tensors, metadata));
+  await writeOutput(path, safetensorsChunks(tensors, metadata));
 }

@@ -80,7 +80,10 @@ describe('module', () => {
     const cases: [Map<string, HostTensor>, object][] = [
       [state(4), { tensor: 'block_chunks.0.module.1.weight', expected: [3, 2], found: [4, 2] }],
       [new Map([...state()].slice(1)), { tensor: 'ca.mat_q', expected: [1, 2], found: null }],
-      [state().set('alien', { shape: [1], data: new Float32Array(1) }), { tensor: 'alien', expected: null, found: [1] }],
+      [
+        state().set('alien', { shape: [1], data: new Float32Array(1) }),
+        { tensor: 'alien', expected: null, found: [1] },
+      ],
     ];
     for (const [wrong, fields] of cases)
       assert.throws(() => tree.load(wrong), { code: 'CHECKPOINT_CONFIG_MISMATCH', fields });
