@@ -21,8 +21,6 @@ export interface WeightSource {
 }
 
 export interface LoadOptions {
-  /** Names in the source that belong to no parameter and are no mistake. */
-  readonly ignore?: (name: string) => boolean;
   /** Pack the weights as they arrive (see `freeze`). */
   readonly freeze?: WeightFormat;
 }
@@ -42,6 +40,9 @@ export interface Placement {
   readonly dtype?: Extract<DType, 'f32' | 'f64'>;
 }
 
+/** Called with the name and value of an activation, for comparison with a reference; the value lives until the call returns. */
+export type Tap = (name: string, value: Tensor) => void;
+
 let placement: Placement = {};
 
 /** Modules that `fn` constructs live on this device and in this type. */
@@ -56,9 +57,13 @@ export function placed<T>(where: Placement, fn: () => T): T {
 }
 
 export class Module {
+  readonly device = placement.device ?? Device.default();
+  readonly dtype = placement.dtype ?? 'f32';
   private readonly slots = new Map<string, Slot>();
   private readonly children = new Map<string, Module>();
+  private readonly kept: { dispose(): void }[] = [];
   private packedAs: WeightFormat | undefined;
+  private seed = 0;
 
   /** Registers a trained tensor under `name`, which may be dotted ("ca.mat_q"). */
   protected parameter(name: string, shape: Shape, init: Init): Tensor {
@@ -79,8 +84,7 @@ export class Module {
 
   private register(name: string, shape: Shape, init: Init, trainable: boolean): Tensor {
     this.refuseTaken(name);
-    const { device = Device.default(), dtype = 'f32' } = placement;
-    const tensor = unscoped(() => Tensor.declare(shape, dtype, device));
+    const tensor = unscoped(() => Tensor.declare(shape, this.dtype, this.device));
     this.slots.set(name, { tensor, init, trainable });
     return tensor;
   }
@@ -128,32 +132,58 @@ export class Module {
 
   /** Draws all initial values. The value of a parameter depends on the seed and its name only. */
   initialize(seed: number): this {
-    for (const [name, { tensor, init }] of this.entries('')) {
-      const values = new Float32Array(tensor.size);
-      init(values, new Draws(seed, name));
-      tensor.write(values);
-    }
+    this.seed = seed;
+    for (const [name, slot] of this.entries('')) slot.tensor.write(initialValues(name, slot, seed));
     return this;
   }
 
+  /** Names of a foreign state that belong to no parameter and are no mistake. */
+  protected ignores(_name: string): boolean {
+    return false;
+  }
+
+  /** Under which name a foreign state holds parameter `name`. */
+  protected sourceName(name: string, _shapes: ReadonlyMap<string, Shape>): string {
+    return name;
+  }
+
+  /** Parameters whose number of rows may differ: they are cut, or completed with the initial rows of this network. */
+  protected adaptsRows(_name: string): boolean {
+    return false;
+  }
+
   /** @throws InfinityError CHECKPOINT_CONFIG_MISMATCH naming the first tensor that is missing, unknown or of another shape */
-  checkState(shapes: ReadonlyMap<string, Shape>, ignore: (name: string) => boolean = () => false): void {
-    const expected = this.stateShapes();
-    for (const [name, shape] of expected) {
-      const found = shapes.get(name);
-      if (!found || found.length !== shape.length || found.some((n, i) => n !== shape[i])) mismatch(name, shape, found);
+  checkState(shapes: ReadonlyMap<string, Shape>): void {
+    const used = new Set<string>();
+    for (const [name, { tensor }] of this.entries('')) {
+      const from = this.sourceName(name, shapes);
+      const found = shapes.get(from);
+      const firstAxis = this.adaptsRows(name) ? 1 : 0;
+      const fits = found?.length === tensor.rank && found.every((n, i) => i < firstAxis || n === tensor.shape[i]);
+      if (!fits) mismatch(name, tensor.shape, found);
+      used.add(from);
     }
-    for (const [name, found] of shapes) if (!expected.has(name) && !ignore(name)) mismatch(name, undefined, found);
+    for (const [name, found] of shapes) if (!used.has(name) && !this.ignores(name)) mismatch(name, undefined, found);
+  }
+
+  private fill(name: string, slot: Slot, values: Float32Array): void {
+    const rows = values.length === slot.tensor.size ? values : initialValues(name, slot, this.seed);
+    if (rows !== values) rows.set(values.subarray(0, rows.length));
+    slot.tensor.write(rows);
   }
 
   /**
    * Copies a whole state dict to the device.
    * @throws InfinityError CHECKPOINT_CONFIG_MISMATCH before anything is changed
    */
-  load(state: StateDict, { ignore, freeze }: LoadOptions = {}): this {
-    this.checkState(new Map([...state].map(([name, { shape }]) => [name, shape])), ignore);
+  load(state: StateDict, { freeze }: LoadOptions = {}): this {
+    const shapes = new Map([...state].map(([name, { shape }]) => [name, shape]));
+    this.checkState(shapes);
     for (const [prefix, module] of this.tree('')) {
-      for (const [name, { tensor }] of module.slots) tensor.write(state.get(prefix + name)!.data);
+      for (const [own, slot] of module.slots) {
+        const name = prefix + own;
+        this.fill(name, slot, state.get(this.sourceName(name, shapes))!.data);
+      }
       if (freeze) module.freezeOwn(freeze);
     }
     return this;
@@ -163,10 +193,13 @@ export class Module {
    * Reads weights one by one; with `freeze` each module is packed before the next is read.
    * @throws InfinityError CHECKPOINT_CONFIG_MISMATCH before anything is changed
    */
-  async loadFrom(source: WeightSource, { ignore, freeze }: LoadOptions = {}): Promise<this> {
-    this.checkState(source.shapes, ignore);
+  async loadFrom(source: WeightSource, { freeze }: LoadOptions = {}): Promise<this> {
+    this.checkState(source.shapes);
     for (const [prefix, module] of this.tree('')) {
-      for (const [name, { tensor }] of module.slots) tensor.write(await source.read(prefix + name));
+      for (const [own, slot] of module.slots) {
+        const name = prefix + own;
+        this.fill(name, slot, await source.read(this.sourceName(name, source.shapes)));
+      }
       if (freeze) module.freezeOwn(freeze);
     }
     return this;
@@ -198,15 +231,28 @@ export class Module {
   /** What `freeze` does to this module's own tensors, its children excluded. */
   protected pack(_format: WeightFormat): void {}
 
+  /** Disposes `resource` together with this module. */
+  protected keep<T extends { dispose(): void }>(resource: T): T {
+    this.kept.push(resource);
+    return resource;
+  }
+
   /** Releases all memory of the tree. Harmless when repeated. */
   dispose(): void {
     for (const { tensor } of this.slots.values()) tensor.dispose();
+    for (const resource of this.kept.splice(0)) resource.dispose();
     for (const module of this.children.values()) module.dispose();
   }
 
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+function initialValues(name: string, { tensor, init }: Slot, seed: number): Float32Array {
+  const values = new Float32Array(tensor.size);
+  init(values, new Draws(seed, name));
+  return values;
 }
 
 function mismatch(tensor: string, expected: Shape | undefined, found: Shape | undefined): never {

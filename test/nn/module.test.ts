@@ -88,7 +88,32 @@ describe('module', () => {
     for (const [wrong, fields] of cases)
       assert.throws(() => tree.load(wrong), { code: 'CHECKPOINT_CONFIG_MISMATCH', fields });
     assert.deepEqual(await tree.stateDict(), state());
-    tree.load(state().set('alien', { shape: [1], data: new Float32Array(1) }), { ignore: (name) => name === 'alien' });
+  });
+
+  it('takes what a network allows: other names, other row counts, extra tensors', async () => {
+    class Lenient extends Tree {
+      protected override ignores(name: string): boolean {
+        return name === 'alien';
+      }
+      protected override sourceName(name: string): string {
+        return name === 'ca.mat_q' ? 'renamed' : name;
+      }
+      protected override adaptsRows(name: string): boolean {
+        return name === 'block_chunks.0.module.1.weight' || name === 'block_chunks.0.module.1.zero_k_bias';
+      }
+    }
+    for (const rows of [2, 5]) {
+      const given = state(rows);
+      given.set('renamed', given.get('ca.mat_q')!).set('alien', { shape: [1], data: new Float32Array(1) });
+      given.delete('ca.mat_q');
+      using tree = new Lenient().load(given);
+      using fresh = new Lenient().initialize(0);
+      const want = (await fresh.stateDict()).get('block_chunks.0.module.1.weight')!.data;
+      want.set(given.get('block_chunks.0.module.1.weight')!.data.subarray(0, 6));
+      const got = await tree.stateDict();
+      assert.deepEqual(got.get('block_chunks.0.module.1.weight')!.data, want);
+      assert.deepEqual(got.get('ca.mat_q'), given.get('renamed'));
+    }
   });
 
   it('initial values depend on the seed and the name alone', async () => {
