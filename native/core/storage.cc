@@ -11,6 +11,14 @@
 #include <sys/mman.h>
 #endif
 
+// Under AddressSanitizer the guard zones are closed: whoever reads or writes them is named on the spot.
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(address, bytes) (static_cast<void>(address))
+#define ASAN_UNPOISON_MEMORY_REGION(address, bytes) (static_cast<void>(address))
+#endif
+
 namespace infinity {
 namespace {
 
@@ -97,8 +105,11 @@ uint32_t Storage::allocate(size_t bytes) {
     // Earlier commands may still be running on a recycled block: its zones can only be drawn when they are done.
     drain_();
     auto* p = static_cast<unsigned char*>(block);
+    ASAN_UNPOISON_MEMORY_REGION(p, rounded);
     std::memset(p, kGuardByte, kGuard);
     std::memset(p + kGuard + bytes, kGuardByte, kGuard);
+    ASAN_POISON_MEMORY_REGION(p, kGuard);
+    ASAN_POISON_MEMORY_REGION(p + kGuard + bytes, rounded - kGuard - bytes);
   }
   return (s.generation << kSlotBits) | index;
 }
@@ -131,6 +142,7 @@ void* Storage::resolve(uint32_t handle, uint64_t offset, uint64_t bytes) const {
 void* Storage::scratch(size_t bytes) {
   const size_t rounded = roundSize(bytes);
   void* b = takeBlock(rounded, bytes);
+  ASAN_UNPOISON_MEMORY_REGION(b, rounded);  // it may have been a guarded tensor
   peakBytes_ = std::max<uint64_t>(peakBytes_, liveBytes_ + rounded);
   giveBlock(b, rounded);
   return b;
@@ -141,9 +153,12 @@ uint32_t Storage::damagedGuards() const {
   uint32_t damaged = 0;
   for (const Slot& s : slots_) {
     if (!s.live) continue;
-    const auto* p = static_cast<const unsigned char*>(s.block);
+    auto* p = static_cast<unsigned char*>(s.block);
     bool ok = true;
+    ASAN_UNPOISON_MEMORY_REGION(p, s.rounded);
     for (size_t i = 0; i < kGuard; ++i) ok &= p[i] == kGuardByte && p[kGuard + s.bytes + i] == kGuardByte;
+    ASAN_POISON_MEMORY_REGION(p, kGuard);
+    ASAN_POISON_MEMORY_REGION(p + kGuard + s.bytes, s.rounded - kGuard - s.bytes);
     damaged += !ok;
   }
   return damaged;
