@@ -30,7 +30,12 @@ export interface ImageInit extends Pixels {
 
 let codec: Promise<typeof Sharp> | undefined;
 
-function loadCodec(): Promise<typeof Sharp> {
+/**
+ * Loads the codec library, once. Called by whatever needs it; calling it while a device computes hides the time it takes.
+ *
+ * @throws InfinityError IO_ERROR when it is not installed for this platform
+ */
+export function loadImageCodec(): Promise<typeof Sharp> {
   codec ??= import('sharp').then(
     (module) => module.default,
     (cause) => {
@@ -101,7 +106,7 @@ export class Image implements Pixels {
     if (quality !== undefined && !(Number.isInteger(quality) && quality >= 1 && quality <= 100)) {
       invalidArgument('quality', 'an integer from 1 to 100', quality);
     }
-    const sharp = await loadCodec();
+    const sharp = await loadImageCodec();
     const picture = sharp(this.data, { raw: { width: this.width, height: this.height, channels: 3 } });
     switch (format) {
       case 'jpeg':
@@ -155,7 +160,7 @@ async function readSource(source: string | Uint8Array): Promise<Uint8Array> {
 export async function loadImage(source: string | Uint8Array): Promise<Image> {
   const bytes = await readSource(source);
   const name = typeof source === 'string' ? source : `${bytes.byteLength} bytes`;
-  const sharp = await loadCodec();
+  const sharp = await loadImageCodec();
   let decoded: Awaited<ReturnType<typeof decode>>;
   try {
     decoded = await decode(sharp, bytes);

@@ -7,6 +7,9 @@ import { InfinityError } from '../errors.js';
 /** The name that stands for standard output. */
 export const STDOUT = '-';
 
+/** Node refuses to move 2 GiB or more in one call. */
+export const MAX_TRANSFER = 1 << 30;
+
 const CURES: Readonly<Record<string, string>> = {
   ENOENT: 'Create its folder first.',
   ENOTDIR: 'A part of the path is a file; choose another path.',
@@ -41,7 +44,8 @@ export function writeError(path: string, cause: unknown): InfinityError {
 async function writeAll(file: FileHandle, chunks: Iterable<Uint8Array>): Promise<void> {
   for (const chunk of chunks) {
     for (let at = 0; at < chunk.byteLength; ) {
-      at += (await file.write(chunk, at, chunk.byteLength - at)).bytesWritten;
+      const length = Math.min(chunk.byteLength - at, MAX_TRANSFER);
+      at += (await file.write(chunk, at, length)).bytesWritten;
     }
   }
 }

@@ -2,7 +2,7 @@
 import { type FileHandle, open, readFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { InfinityError } from '../errors.js';
-import { writeOutput } from './output_file.js';
+import { MAX_TRANSFER, writeOutput } from './output_file.js';
 import { headerLength, invalidFile, LENGTH_BYTES, parseHeader, type SafetensorsHeader } from './safetensors_header.js';
 import { DTYPE_BYTES, elementCount, formatInfo, type TensorData, type TensorInfo } from './tensor_data.js';
 
@@ -31,7 +31,7 @@ function missing(path: string, cause: unknown): InfinityError {
 async function readExactly(file: FileHandle, begin: number, length: number, path: string): Promise<Uint8Array> {
   const bytes = new Uint8Array(length);
   for (let at = 0; at < length; ) {
-    const { bytesRead } = await file.read(bytes, at, length - at, begin + at);
+    const { bytesRead } = await file.read(bytes, at, Math.min(length - at, MAX_TRANSFER), begin + at);
     if (bytesRead === 0) throw invalidFile(path, `it ends ${length - at} bytes early`);
     at += bytesRead;
   }

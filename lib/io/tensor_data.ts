@@ -106,7 +106,10 @@ function fill<T extends Float32Array | Float64Array>(td: TensorData, out: T): T 
   const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
   if (td.dtype === 'BF16' && out instanceof Float32Array) {
     const bits = new Uint32Array(out.buffer, out.byteOffset, out.length);
-    for (let i = 0; i < bits.length; i++) bits[i] = view.getUint16(2 * i, true) << 16;
+    // Weights come by the hundred million: a typed array is several times as fast as a view.
+    const aligned = data.byteOffset % 2 === 0 ? data : new Uint8Array(data);
+    const halves = new Uint16Array(aligned.buffer, aligned.byteOffset, out.length);
+    for (let i = 0; i < bits.length; i++) bits[i] = halves[i] << 16;
     return out;
   }
   const read = reader(td.dtype);

@@ -35,6 +35,7 @@ describe('tensor data', () => {
     assert.deepEqual([...toFloat32(halves('BF16', 0x3f80, 0xc000, 0x0001, 0x7f80))], [1, -2, 2 ** -133, Infinity]);
     assert.deepEqual([...toFloat64(halves('BF16', 0x3f80, 0xc000))], [1, -2]);
     assert.ok(Number.isNaN(toFloat32(halves('BF16', 0x7fc0))[0]));
+    assert.deepEqual([...toFloat32(tensor('BF16', Uint16Array.of(0x3f80, 0xc000), 2, 1))], [1, -2]);
   });
 
   it('F32 at any offset gives the same values', () => {
