@@ -10,9 +10,8 @@ const RADIUS_MIN = 0.1;
 const MAX_ROTATION = (15 * Math.PI) / 180;
 /** Least distance of an object from the canvas edge. */
 const EDGE = 0.03;
-/** Objects keep 15 % of the larger radius apart, and never less than this: three pixels at 64, which anti-aliasing cannot bridge. */
-const GAP_OF_RADIUS = 0.15;
-const GAP_MIN = 0.05;
+/** Objects keep this far apart: above 15 % of the largest radius, and three pixels at 64, which anti-aliasing cannot bridge. */
+const GAP = 0.05;
 /** In a relation the stated axis leads the other by this factor, so that the words fit the picture. */
 const RELATION_LEAD = 1.3;
 
@@ -74,8 +73,7 @@ function place(plan: ScenePlan, radii: readonly number[], random: CounterRandom)
 }
 
 function apart(a: ShapesObject, b: ShapesObject): boolean {
-  const gap = Math.max(GAP_MIN, GAP_OF_RADIUS * Math.max(a.radius, b.radius));
-  return Math.hypot(a.cx - b.cx, a.cy - b.cy) >= a.radius + b.radius + gap;
+  return Math.hypot(a.cx - b.cx, a.cy - b.cy) >= a.radius + b.radius + GAP;
 }
 
 function leads(relation: Relation, a: ShapesObject, b: ShapesObject): boolean {

@@ -10,30 +10,43 @@ const AREA_MIN = 0.004;
 /** The picture in OKLab, three floats a pixel. */
 export function toOklab(pixels: Uint8Array): Float32Array {
   const lab = new Float32Array(pixels.length);
+  let last = -1;
   for (let at = 0; at < pixels.length; at += 3) {
-    const same =
-      at > 0 && pixels[at] === pixels[at - 3] && pixels[at + 1] === pixels[at - 2] && pixels[at + 2] === pixels[at - 1];
-    if (same) lab.copyWithin(at, at - 3, at);
-    else writeOklab(pixels[at], pixels[at + 1], pixels[at + 2], lab, at);
+    const color = (pixels[at] << 16) | (pixels[at + 1] << 8) | pixels[at + 2];
+    if (color === last) {
+      lab[at] = lab[at - 3];
+      lab[at + 1] = lab[at - 2];
+      lab[at + 2] = lab[at - 1];
+    } else {
+      writeOklab(pixels[at], pixels[at + 1], pixels[at + 2], lab, at);
+      last = color;
+    }
   }
   return lab;
 }
 
+/** sRGB lies within L 0..1 and a, b -0.32..0.32: 51 x 33 x 33 cells of 0.02. */
+const CELLS_AB = 33;
+const CELLS = 51 * CELLS_AB * CELLS_AB;
+
 /** Most frequent colour after quantisation to steps of 0.02: the mean of the pixels in that cell. Ties go to the lower cell. */
 function backgroundOf(lab: Float32Array): [number, number, number] {
-  // sRGB lies within L 0..1 and a, b -0.32..0.32: 51 x 33 x 33 cells.
-  const cellOf = (at: number) =>
-    (Math.round(lab[at] / QUANTUM) * 33 + Math.round(lab[at + 1] / QUANTUM) + 16) * 33 +
-    Math.round(lab[at + 2] / QUANTUM) +
-    16;
-  const counts = new Int32Array(51 * 33 * 33);
-  for (let at = 0; at < lab.length; at += 3) counts[cellOf(at)]++;
-  let winner = 0;
-  for (let cell = 1; cell < counts.length; cell++) if (counts[cell] > counts[winner]) winner = cell;
+  const cells = new Int32Array(lab.length / 3);
+  const counts = new Int32Array(CELLS);
+  for (let i = 0, at = 0; i < cells.length; i++, at += 3) {
+    const l = Math.round(lab[at] / QUANTUM);
+    const a = Math.round(lab[at + 1] / QUANTUM) + (CELLS_AB >> 1);
+    const b = Math.round(lab[at + 2] / QUANTUM) + (CELLS_AB >> 1);
+    cells[i] = (l * CELLS_AB + a) * CELLS_AB + b;
+    counts[cells[i]]++;
+  }
+  let winner = cells[0];
+  for (const cell of cells)
+    if (counts[cell] > counts[winner] || (counts[cell] === counts[winner] && cell < winner)) winner = cell;
   const sum: [number, number, number] = [0, 0, 0];
-  for (let at = 0; at < lab.length; at += 3) {
-    if (cellOf(at) !== winner) continue;
-    for (let c = 0; c < 3; c++) sum[c] += lab[at + c];
+  for (let i = 0; i < cells.length; i++) {
+    if (cells[i] !== winner) continue;
+    for (let c = 0; c < 3; c++) sum[c] += lab[3 * i + c];
   }
   return [sum[0] / counts[winner], sum[1] / counts[winner], sum[2] / counts[winner]];
 }

@@ -23,8 +23,10 @@ export function satisfies(prompt: ShapesPrompt, objects: readonly JudgedObject[]
   return found[0].some((a) => found[1].some((b) => offsetAlong(relation, a, b) > OFFSET_MIN));
 }
 
+/** An object without a known shape or a known colour is an unknown object: it matches no target, and counts as one too many. */
 function matches(target: ShapesTarget, object: JudgedObject): boolean {
-  return object.shape === target.shape && (target.color === undefined || object.color === target.color);
+  if (object.shape !== target.shape || object.color === null) return false;
+  return target.color === undefined || object.color === target.color;
 }
 
 /**
