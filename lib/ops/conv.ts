@@ -1,0 +1,159 @@
+/** Convolutions over channels-last pictures [B, H, W, C]; weights in the official order [O, C, kh, kw]; f32 or f64. */
+import { InfinityError, invalidArgument } from '../errors.js';
+import type { Shape, Tensor } from '../tensor.js';
+import { Op } from './generated.js';
+import { differentiable, recordsGradient } from './record.js';
+import { checkShapes, run, shaped } from './run.js';
+
+/** Zeros around the picture: the same on every side, or each side named. */
+export type Padding =
+  | number
+  | { readonly top: number; readonly left: number; readonly bottom: number; readonly right: number };
+
+export interface ConvOptions {
+  /** Pixels between two outputs, in both directions; 1 by default. */
+  readonly stride?: number;
+  /** 0 by default. */
+  readonly padding?: Padding;
+}
+
+/** Largest kernel that the native side takes. */
+const MAX_KERNEL = 8;
+/** Every instruction set pads to at most this many columns. */
+const PACKED_COLUMNS = 16;
+
+/** Weights laid out for one kind of convolution, for inference: see `packConv` and `packUpsampleConv`. */
+export class PackedConv {
+  /** @internal */
+  constructor(
+    readonly packed: Tensor,
+    /** Official shape [O, C, kh, kw]. */
+    readonly shape: Shape,
+    readonly upsample: boolean,
+  ) {}
+  get bytes(): number {
+    return this.packed.bytes;
+  }
+  dispose(): void {
+    this.packed.dispose();
+  }
+}
+
+function pack(w: Tensor, upsample: boolean, dtype: 'f32' | 'bf16'): PackedConv {
+  checkShapes('pack_conv2d', w.rank === 4 && (!upsample || isThreeByThree(w.shape)), 'weights [O, C, kh, kw]', w);
+  const [O, C, kh, kw] = w.shape as [number, number, number, number];
+  const rows = Math.ceil(O / PACKED_COLUMNS) * PACKED_COLUMNS;
+  const shape = upsample ? [4 * rows, 4 * C] : [rows, C * kh * kw];
+  const op = upsample ? Op.packUpsampleConv2d : Op.packConv2d;
+  const [packed] = run(op, [w], [{ dtype: w.dtype === 'f64' ? 'f64' : dtype, shape }]);
+  return new PackedConv(packed!, w.shape, upsample);
+}
+
+/** Packs w [O, C, kh, kw] (f32, bf16 or f64) once for `conv2d`; 'bf16' halves the memory. The layout belongs to the device. */
+export const packConv = (w: Tensor, options: { readonly dtype?: 'f32' | 'bf16' } = {}): PackedConv =>
+  pack(w, false, options.dtype ?? 'f32');
+
+/** Packs w [O, C, 3, 3] once for `upsampleConv2d`. */
+export const packUpsampleConv = (w: Tensor, options: { readonly dtype?: 'f32' | 'bf16' } = {}): PackedConv =>
+  pack(w, true, options.dtype ?? 'f32');
+
+const isThreeByThree = (shape: Shape): boolean => shape[2] === 3 && shape[3] === 3;
+
+function checkOperands(
+  name: string,
+  x: Tensor,
+  w: Tensor | PackedConv,
+  b: Tensor | null | undefined,
+  upsample: boolean,
+): { weight: Tensor; shape: Shape } {
+  const packed = w instanceof PackedConv;
+  const weight = packed ? w.packed : w;
+  const fits =
+    x.rank === 4 &&
+    w.shape.length === 4 &&
+    x.shape[3] === w.shape[1] &&
+    (x.dtype === weight.dtype || (x.dtype === 'f32' && weight.dtype === 'bf16')) &&
+    (!packed || w.upsample === upsample) &&
+    (!upsample || isThreeByThree(w.shape));
+  const expected = `x [B, H, W, C] and ${packed ? 'packed ' : ''}weights ${upsample ? '[O, C, 3, 3]' : '[O, C, kh, kw]'}`;
+  checkShapes(name, fits, expected, x, weight);
+  checkShapes(name, !b || (b.rank === 1 && b.size === w.shape[0] && b.dtype === x.dtype), `a bias [${w.shape[0]}]`, b);
+  if ((packed || weight.dtype === 'bf16') && recordsGradient(x, weight, b))
+    throw new InfinityError(
+      'NOT_DIFFERENTIABLE',
+      `${name} with packed or bf16 weights has no gradient, and one was required.`,
+      {
+        value: packed ? 'packed' : 'bf16',
+        cure: 'Train with f32 weights [O, C, kh, kw].',
+      },
+    );
+  return { weight, shape: w.shape };
+}
+
+function sides(padding: Padding): { top: number; left: number; bottom: number; right: number } {
+  if (typeof padding === 'number') return { top: padding, left: padding, bottom: padding, right: padding };
+  return padding;
+}
+
+/**
+ * Cross-correlation, as the official `nn.Conv2d`: y[b, i, j, o] = b[o] + Σ w[o, c, u, v] · x[b, i·stride + u − top, j·stride + v − left, c].
+ * A picture gives the same bits alone and in any batch.
+ * @param x [B, H, W, C], f32 or f64
+ * @param w [O, C, kh, kw], kernels up to 8 × 8 (bf16 without gradient), or packed by `packConv`
+ * @param b [O], or nothing
+ * @returns [B, OH, OW, O] with OH = ⌊(H + top + bottom − kh) / stride⌋ + 1
+ * @throws InfinityError INVALID_SHAPE, INVALID_ARGUMENT; NOT_DIFFERENTIABLE for packed weights under a recording tape
+ */
+export function conv2d(x: Tensor, w: Tensor | PackedConv, b?: Tensor | null, options: ConvOptions = {}): Tensor {
+  const { stride = 1, padding = 0 } = options;
+  const { weight, shape } = checkOperands('conv2d', x, w, b, false);
+  const [O, , kh, kw] = shape as [number, number, number, number];
+  const { top, left, bottom, right } = sides(padding);
+  if (!Number.isInteger(stride) || stride < 1) invalidArgument('stride', 'a positive integer', stride);
+  if (![top, left, bottom, right].every((n) => Number.isInteger(n) && n >= 0))
+    invalidArgument('padding', 'whole numbers of pixels, zero or more', padding);
+  const [B, H, W] = x.shape as [number, number, number];
+  const OH = Math.floor((H + top + bottom - kh) / stride) + 1;
+  const OW = Math.floor((W + left + right - kw) / stride) + 1;
+  checkShapes(
+    'conv2d',
+    OH > 0 && OW > 0 && kh <= MAX_KERNEL && kw <= MAX_KERNEL,
+    `a kernel that fits in the picture and in 8 x 8`,
+    x,
+    weight,
+  );
+  const params = [kh, kw, stride, top, left];
+  const op = w instanceof PackedConv ? Op.conv2dPacked : Op.conv2d;
+  const [y] = run(op, [x, weight, b], [shaped(x, [B, OH, OW, O])], params);
+  differentiable('conv2d', [x, weight, b], [y!], [x, weight], ([gy], need) => {
+    const dx = need[0] ? run(Op.conv2dBackwardInput, [gy!, weight], [shaped(x, x.shape)], params)[0]! : null;
+    if (!need[1] && !need[2]) return [dx];
+    const [dw, db] = run(Op.conv2dBackwardWeight, [gy!, x], [shaped(weight, shape), shaped(weight, [O])], params);
+    return [dx, dw!, db!];
+  });
+  return y!;
+}
+
+/**
+ * Nearest-neighbour upsampling by two followed by a 3 × 3 convolution with one zero around, as the official decoder's
+ * Upsample block, without the large intermediate and with 4/9 of the arithmetic.
+ * @param x [B, H, W, C], f32 or f64
+ * @param w [O, C, 3, 3] (bf16 without gradient), or packed by `packUpsampleConv`
+ * @param b [O], or nothing
+ * @returns [B, 2H, 2W, O]
+ * @throws InfinityError INVALID_SHAPE; NOT_DIFFERENTIABLE for packed weights under a recording tape
+ */
+export function upsampleConv2d(x: Tensor, w: Tensor | PackedConv, b?: Tensor | null): Tensor {
+  const { weight, shape } = checkOperands('upsample_conv2d', x, w, b, true);
+  const [B, H, W] = x.shape as [number, number, number];
+  const O = shape[0]!;
+  const op = w instanceof PackedConv ? Op.upsampleConv2dPacked : Op.upsampleConv2d;
+  const [y] = run(op, [x, weight, b], [shaped(x, [B, 2 * H, 2 * W, O])]);
+  differentiable('upsample_conv2d', [x, weight, b], [y!], [x, weight], ([gy], need) => {
+    const dx = need[0] ? run(Op.upsampleConv2dBackwardInput, [gy!, weight], [shaped(x, x.shape)])[0]! : null;
+    if (!need[1] && !need[2]) return [dx];
+    const [dw, db] = run(Op.upsampleConv2dBackwardWeight, [gy!, x], [shaped(weight, shape), shaped(weight, [O])]);
+    return [dx, dw!, db!];
+  });
+  return y!;
+}
