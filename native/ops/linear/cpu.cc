@@ -108,6 +108,27 @@ void linearBackwardWeightReferenceKernel(const KernelArgs& a) {
   linearBackwardWeightReference(a.in[0], a.in[1], a.out[0], a.out[1]);
 }
 
+// ---- fma_probe
+
+constexpr int kProbeChains = 12;  // hides the latency of the multiply-add on two ports
+
+template <class T>
+void fmaProbeKernel(const KernelArgs& a) {
+  const uint32_t iterations = a.paramsAs<FmaProbeParams>().iterations;
+  a.pool->parallelFor(a.out[0].size(), [&](int64_t tile) {
+    const Vec<T> x = splat(a.in[0].as<T>()[tile]);
+    Vec<T> sum[kProbeChains];
+    for (int i = 0; i < kProbeChains; ++i) sum[i] = splatTo<T>(i);
+    for (uint32_t n = 0; n < iterations; ++n) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kProbeChains; ++i) sum[i] = fma(sum[i], x, x);
+    }
+    T total = 0;
+    for (int i = 0; i < kProbeChains; ++i) total += hsum(sum[i]) / (lanesOf<T> * kProbeChains);
+    a.out[0].as<T>()[tile] = total;
+  });
+}
+
 }  // namespace
 
 INFINITY_KERNEL(linear, linearKernel, linearReferenceKernel, linearPlan);
@@ -117,5 +138,6 @@ INFINITY_KERNEL(linear_backward_input, linearBackwardInputKernel, linearBackward
                 linearBackwardInputPlan);
 INFINITY_KERNEL(linear_backward_weight, linearBackwardWeightKernel, linearBackwardWeightReferenceKernel,
                 linearBackwardWeightPlan);
+INFINITY_KERNEL(fma_probe, fmaProbeKernel<float>, fmaProbeKernel<double>, nullptr);
 
 }  // namespace infinity::INFINITY_ISA
