@@ -69,10 +69,10 @@ export class Tape {
         grads.set(id, g.retain());
         return;
       }
-      const sum = scope(() => add(before, g));
+      scope(() => {
+        grads.set(id, add(before, g).retain());
+      });
       before.dispose();
-      grads.set(id, sum.retain());
-      sum.dispose();
     };
     for (const { of, cotangent } of outputs) accumulate(of.id, cotangent);
     const nodes = this.nodes;

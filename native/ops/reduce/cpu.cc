@@ -1,63 +1,104 @@
+#include "ops/reduce/reduce.h"
+
 #include "cpu/kernel.h"
 #include "cpu/simd.h"
-#include "ops/elementwise/elementwise.h"
 
 namespace infinity::INFINITY_ISA {
 namespace {
 
-// Sums x down to the right-aligned shape of the output: the gradient of broadcasting. Each output element adds its
-// terms in row-major order of x, whatever the tile.
+constexpr int64_t kColumns = 1024;  // columns a tile: their sums stay in the first cache
+constexpr int64_t kRun = 64;        // columns whose partial sums are added up together
+
 template <class T>
-void sumToKernel(const KernelArgs& a) {
-  const TensorView &x = a.in[0], &y = a.out[0];
-  int64_t outStride[kMaxRank];
-  broadcastStrides(y, x, outStride);
-  // Axes of x that are kept, and axes that are summed, each as (extent, stride in x).
-  int64_t keptExtent[kMaxRank], keptStride[kMaxRank], sumExtent[kMaxRank], sumStride[kMaxRank];
-  int kept = 0, summed = 0;
-  int64_t stride = 1, terms = 1;
-  for (int axis = static_cast<int>(x.rank) - 1; axis >= 0; --axis) {
-    if (outStride[axis]) {
-      keptExtent[kept] = x.dims[axis];
-      keptStride[kept++] = stride;
-    } else if (x.dims[axis] > 1) {
-      sumExtent[summed] = x.dims[axis];
-      sumStride[summed++] = stride;
-      terms *= x.dims[axis];
-    }
-    stride *= x.dims[axis];
+T sumRun(const T* x, int64_t n) {
+  constexpr int lanes = lanesOf<T>;
+  Vec<T> s0 = splatTo<T>(0), s1 = s0, s2 = s0, s3 = s0;
+  int64_t i = 0;
+  for (; i + 4 * lanes <= n; i += 4 * lanes) {
+    s0 = s0 + load(x + i);
+    s1 = s1 + load(x + i + lanes);
+    s2 = s2 + load(x + i + 2 * lanes);
+    s3 = s3 + load(x + i + 3 * lanes);
   }
-  const int64_t n = y.size();
-  const bool innerKept = kept && keptStride[0] == 1;
-  const int64_t columns = innerKept ? keptExtent[0] : 1;
-  const int64_t group = 256;  // output columns a tile, so that rows of x are read in runs
-  const int64_t groups = tilesFor(columns, group);
-  a.pool->parallelFor(n / columns * groups, [&](int64_t tile) {
-    const int64_t outer = tile / groups, first = tile % groups * group;
-    const int64_t width = columns - first < group ? columns - first : group;
-    int64_t base = 0, rest = outer;
-    for (int i = innerKept ? 1 : 0; i < kept; ++i) {
-      base += rest % keptExtent[i] * keptStride[i];
-      rest /= keptExtent[i];
-    }
-    T sums[256] = {};
-    const T* source = x.as<T>() + base + first;
-    for (int64_t t = 0; t < terms; ++t) {
-      int64_t at = 0, index = t;
-      for (int i = 0; i < summed; ++i) {
-        at += index % sumExtent[i] * sumStride[i];
-        index /= sumExtent[i];
+  for (; i + lanes <= n; i += lanes) s0 = s0 + load(x + i);
+  if (i < n) s1 = s1 + loadTail(x + i, static_cast<int>(n - i));
+  return hsum((s0 + s1) + (s2 + s3));
+}
+
+// sums[c] = Σ_t x[t · stride + c] for c < width, four rows at a time.
+template <class T>
+void sumColumns(const T* x, int64_t terms, int64_t stride, int64_t width, T* sums) {
+  constexpr int lanes = lanesOf<T>;
+  for (int64_t c = 0; c < width; ++c) sums[c] = 0;
+  int64_t t = 0;
+  for (; t + 4 <= terms; t += 4, x += 4 * stride) {
+    int64_t c = 0;
+    for (; c + lanes <= width; c += lanes)
+      store(sums + c, load(sums + c) + ((load(x + c) + load(x + c + stride)) +
+                                        (load(x + c + 2 * stride) + load(x + c + 3 * stride))));
+    for (; c < width; ++c) sums[c] += (x[c] + x[c + stride]) + (x[c + 2 * stride] + x[c + 3 * stride]);
+  }
+  for (; t < terms; ++t, x += stride) {
+    int64_t c = 0;
+    for (; c + lanes <= width; c += lanes) store(sums + c, load(sums + c) + load(x + c));
+    for (; c < width; ++c) sums[c] += x[c];
+  }
+}
+
+size_t sumAxesPlan(const KernelArgs& a) {
+  const ReduceShape s(a.in[0], a.paramsAs<SumAxesParams>());
+  if (s.chunks() == 1) return 0;
+  return static_cast<size_t>(s.outer * s.chunks() * s.inner) * dtypeBytes(a.in[0].dtype);
+}
+
+// Partial sums of a fixed number of terms in T, added up in double: accurate, and the same for any tiling.
+template <class T>
+void sumAxesKernel(const KernelArgs& a) {
+  const auto& p = a.paramsAs<SumAxesParams>();
+  const ReduceShape s(a.in[0], p);
+  const T* x = a.in[0].as<T>();
+  T* y = a.out[0].as<T>();
+  const int64_t chunk = s.chunk(), chunks = s.chunks(), inner = s.inner;
+  T* partial = chunks == 1 ? y : static_cast<T*>(a.scratch);
+  const int64_t groups = tilesFor(inner, kColumns);
+  const int64_t work = (chunk < s.n ? chunk : s.n) * (inner < kColumns ? inner : kColumns);
+  const int64_t batch = work >= kElementsPerTile ? 1 : kElementsPerTile / work;
+  const int64_t pieces = s.outer * chunks * groups;
+  a.pool->parallelFor(tilesFor(pieces, batch), [&](int64_t tile) {
+    const int64_t end = pieces < (tile + 1) * batch ? pieces : (tile + 1) * batch;
+    for (int64_t piece = tile * batch; piece < end; ++piece) {
+      const int64_t group = piece % groups, k = piece / groups % chunks, o = piece / groups / chunks;
+      const int64_t terms = s.n - k * chunk < chunk ? s.n - k * chunk : chunk;
+      const T* from = x + (o * s.n + k * chunk) * inner + group * kColumns;
+      T* to = partial + (o * chunks + k) * inner + group * kColumns;
+      if (inner == 1) {
+        *to = sumRun(from, terms);
+      } else {
+        sumColumns(from, terms, inner, inner - group * kColumns < kColumns ? inner - group * kColumns : kColumns, to);
       }
-      const T* row = source + at;
-      for (int64_t c = 0; c < width; ++c) sums[c] += row[c];
     }
-    T* out = y.as<T>() + outer * columns + first;
-    for (int64_t c = 0; c < width; ++c) out[c] = sums[c];
+  });
+  const double divisor = p.mean ? static_cast<double>(s.n) : 1;
+  if (chunks == 1 && !p.mean) return;
+  const int64_t results = s.outer * inner, perTile = kElementsPerTile / 4;
+  a.pool->parallelFor(tilesFor(results, perTile), [&](int64_t tile) {
+    const int64_t end = results < (tile + 1) * perTile ? results : (tile + 1) * perTile;
+    for (int64_t i = tile * perTile; i < end;) {
+      const int64_t column = i % inner;
+      int64_t width = inner - column < kRun ? inner - column : kRun;
+      if (width > end - i) width = end - i;
+      const T* from = partial + i / inner * chunks * inner + column;
+      double sums[kRun] = {};
+      for (int64_t k = 0; k < chunks; ++k)
+        for (int64_t c = 0; c < width; ++c) sums[c] += from[k * inner + c];
+      for (int64_t c = 0; c < width; ++c) y[i + c] = static_cast<T>(sums[c] / divisor);
+      i += width;
+    }
   });
 }
 
 }  // namespace
 
-INFINITY_KERNEL(sum_to, sumToKernel<float>, sumToKernel<double>, nullptr);
+INFINITY_KERNEL(sum_axes, sumAxesKernel<float>, sumAxesKernel<double>, sumAxesPlan);
 
 }  // namespace infinity::INFINITY_ISA

@@ -1,0 +1,65 @@
+import assert from 'node:assert/strict';
+import { addScalar } from '../../lib/ops/elementwise.js';
+import * as ops from '../../lib/ops/reduce.js';
+import { Tensor } from '../../lib/tensor.js';
+import { assertGradients, assertMatchesReference, isaDevices, randomArray } from '../support/numeric.js';
+
+/** Plain sums over axis `axis` of a row-major array. */
+function sumAxisReference(x: Float64Array, shape: number[], axis: number): number[] {
+  const inner = shape.slice(axis + 1).reduce((n, e) => n * e, 1);
+  const n = shape[axis]!;
+  const out = new Array<number>(x.length / n).fill(0);
+  for (let i = 0; i < x.length; i++) out[Math.floor(i / (n * inner)) * inner + (i % inner)]! += x[i]!;
+  return out;
+}
+
+for (const [isa, device] of isaDevices()) {
+  describe(`reduce on ${isa}`, () => {
+    it('sums each axis as plain loops do', async () => {
+      const shape = [3, 70, 5];
+      const values = randomArray(1, 3 * 70 * 5);
+      const x = Tensor.from(values, shape, 'f64', device);
+      for (const axis of [0, 1, 2, -1]) {
+        const y = ops.sumAxis(x, axis);
+        const at = axis < 0 ? axis + 3 : axis;
+        const want = sumAxisReference(values, shape, at);
+        assert.deepEqual(
+          y.shape,
+          shape.filter((_, i) => i !== at),
+        );
+        const got = await y.readFloats();
+        for (let i = 0; i < want.length; i++) assert.ok(Math.abs(got[i]! - want[i]!) < 1e-12);
+        y.dispose();
+      }
+      x.dispose();
+    });
+    it('equals f64 at awkward sizes, long columns and long rows', async () => {
+      for (const shape of [[1], [31], [33, 7], [9000], [3, 9001], [4097, 3], [130, 1030], [2, 65, 33]]) {
+        // Positive terms: what is judged is the summation, not cancellation.
+        for (const op of [ops.sum, ops.mean, (x: Tensor) => ops.sumAxis(x, 0), (x: Tensor) => ops.meanAxis(x, -1)])
+          await assertMatchesReference(device, (x) => op(addScalar(x, 1)), [shape], { tolerance: 5e-7 });
+      }
+    });
+    it('a row has the same sum whatever stands beside it', async () => {
+      const values = randomArray(5, 40 * 5000);
+      const many = Tensor.from(values, [40, 5000], 'f32', device);
+      const one = Tensor.from(values.subarray(39 * 5000), [1, 5000], 'f32', device);
+      const [a, b] = [ops.sumAxis(many, 1), ops.sumAxis(one, 1)];
+      assert.equal((await a.readFloats())[39], (await b.readFloats())[0]);
+      for (const t of [many, one, a, b]) t.dispose();
+    });
+    it('gradients equal finite differences', async () => {
+      await assertGradients(device, ops.sum, [[3, 4]]);
+      await assertGradients(device, ops.mean, [[3, 4]], { tolerance: 2e-6 });
+      for (const axis of [0, 1, 2]) {
+        await assertGradients(device, (x) => ops.sumAxis(x, axis), [[2, 3, 4]]);
+        await assertGradients(device, (x) => ops.meanAxis(x, axis), [[2, 3, 4]], { tolerance: 2e-6 });
+      }
+    });
+    it('refuses an axis that is not there', () => {
+      const x = Tensor.from([1, 2], [2], 'f32', device);
+      assert.throws(() => ops.sumAxis(x, 1), { code: 'INVALID_ARGUMENT' });
+      x.dispose();
+    });
+  });
+}
