@@ -57,8 +57,8 @@ struct AddBiasGatedResidual {
 
 /// Adds a finished block of the sum to the output, and applies the epilogue after the last block.
 template <class Epilogue>
-INFINITY_INLINE void storeTile(const float* tile, int rows, int vectors, int64_t col, int64_t columns, float* const* out,
-                               int64_t r, bool first, bool last, const Epilogue& epilogue) {
+INFINITY_INLINE void storeTile(const float* tile, int rows, int vectors, int64_t col, int64_t columns,
+                               float* const* out, int64_t r, bool first, bool last, const Epilogue& epilogue) {
   for (int i = 0; i < rows; ++i) {
     for (int v = 0; v < vectors; ++v) {
       const int64_t c = col + v * kLanes;
@@ -109,7 +109,8 @@ inline Cut cutProduct(int64_t M, int64_t N, int64_t K, int threads) {
   const int64_t wanted = 4 * threads;
   const auto tiles = [&] { return ((M + cut.rows - 1) / cut.rows) * ((panels + cut.panels - 1) / cut.panels); };
   const auto work = [&] { return cut.rows * cut.panels * kNR * K; };
-  while (tiles() < wanted && cut.rows > 2 * kMR && work() > 2 * kWorthATile) cut.rows = (cut.rows / 2 + kMR - 1) / kMR * kMR;
+  while (tiles() < wanted && cut.rows > 2 * kMR && work() > 2 * kWorthATile)
+    cut.rows = (cut.rows / 2 + kMR - 1) / kMR * kMR;
   while (tiles() < wanted && cut.panels > 1 && work() > 2 * kWorthATile) cut.panels = (cut.panels + 1) / 2;
   return cut;
 }

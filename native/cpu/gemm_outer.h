@@ -87,7 +87,8 @@ struct OuterBlock {
 
 /// c[m·N + n] = Σ_r y(r, m)·x(r, n) over a block; where n0 is 0 and sums is given, also sums[m] = Σ_r y(r, m).
 template <class Rows, class Columns>
-void outerBlock(const Rows& y, const Columns& x, int64_t N, const OuterBlock& at, float* c, float* sums, float* memory) {
+void outerBlock(const Rows& y, const Columns& x, int64_t N, const OuterBlock& at, float* c, float* sums,
+                float* memory) {
   float* const a = memory;
   float* const panels = memory + kOuterTile;
   alignas(64) float tile[kMR * kNR];

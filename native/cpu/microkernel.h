@@ -56,7 +56,8 @@ INFINITY_INLINE void storePanelRow(uint16_t* b, const VecF (&v)[VN]) {
   if constexpr (VN == 1) {
     store(b, v[0]);
   } else {
-    const VecU words = __builtin_convertvector(narrow(v[0]), VecU) | (__builtin_convertvector(narrow(v[1]), VecU) << 16);
+    const VecU words =
+        __builtin_convertvector(narrow(v[0]), VecU) | (__builtin_convertvector(narrow(v[1]), VecU) << 16);
     __builtin_memcpy(b, &words, sizeof words);
   }
 }

@@ -5,8 +5,8 @@
 
 namespace infinity {
 
-// x [B, H, W, C] → y [B, OH, OW, O]. Zeros lie around the picture: `padTop` rows above, `padLeft` columns before, and as
-// many below and behind as the shape of y asks for.
+// x [B, H, W, C] → y [B, OH, OW, O]. Zeros lie around the picture: `padTop` rows above, `padLeft` columns before, and
+// as many below and behind as the shape of y asks for.
 struct ConvParams {
   uint32_t kh, kw, stride, padTop, padLeft;
 };

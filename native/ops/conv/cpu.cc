@@ -108,8 +108,8 @@ void conv2dBackwardInputKernel(const KernelArgs& a) {
   const int stride = static_cast<int>(p.stride);
   for (int py = 0; py < stride; ++py) {
     for (int px = 0; px < stride; ++px) {
-      const Phase phase = combine(inputGradientAxis(p.kh, p.padTop, stride, py),
-                                  inputGradientAxis(p.kw, p.padLeft, stride, px), p.kw);
+      const Phase phase =
+          combine(inputGradientAxis(p.kh, p.padTop, stride, py), inputGradientAxis(p.kw, p.padLeft, stride, px), p.kw);
       const Panels<float> panels = {static_cast<float*>(a.scratch), phase.count * O, C};
       packOfficial(*a.pool, panels, phase, a.in[1], O, gradientStrides(C, p.kh * p.kw));
       runPhase(a, a.in[0], 1, a.out[0], gridOf(a.out[0], stride, py, px), phase, panels, nullptr);
@@ -177,8 +177,7 @@ void runWeightGradient(const KernelArgs& a, int64_t phases, int64_t kernelTaps, 
 
 size_t conv2dBackwardWeightPlan(const KernelArgs& a) {
   const auto& p = a.paramsAs<ConvParams>();
-  return WeightGradientLayout(a.in[0].rows(), 1, a.in[0].cols(), p.kh * p.kw * a.in[1].cols())
-      .bytes(a.pool->threads());
+  return WeightGradientLayout(a.in[0].rows(), 1, a.in[0].cols(), p.kh * p.kw * a.in[1].cols()).bytes(a.pool->threads());
 }
 void conv2dBackwardWeightKernel(const KernelArgs& a) {
   const auto& p = a.paramsAs<ConvParams>();

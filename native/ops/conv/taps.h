@@ -1,4 +1,5 @@
-// A convolution as phases, each a list of taps: see cpu/conv.h. What forward, gradients and upsampling share is only this.
+// A convolution as phases, each a list of taps: see cpu/conv.h. What forward, gradients and upsampling share is only
+// this.
 #pragma once
 #include <cstdint>
 

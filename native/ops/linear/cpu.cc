@@ -95,7 +95,8 @@ void linearBackwardWeightKernel(const KernelArgs& a) {
   float* dw = a.out[0].as<float>();
   float* db = a.out[1].as<float>();
   const bool direct = segments.count == 1;
-  float* partial = direct ? dw : reinterpret_cast<float*>(static_cast<char*>(a.scratch) + outerScratch(a.pool->threads()));
+  float* partial =
+      direct ? dw : reinterpret_cast<float*>(static_cast<char*>(a.scratch) + outerScratch(a.pool->threads()));
   float* sums = direct ? db : partial + segments.count * N * K;
   outerProduct(*a.pool, R, MatrixRowPointers{a.in[0].as<float>(), N}, N, MatrixColumns{a.in[1].as<float>(), K}, K,
                segments, partial, sums, a.scratch);

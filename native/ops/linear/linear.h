@@ -14,8 +14,8 @@ struct LinearPackedParams {
   uint32_t gelu;
 };
 
-// fma_probe: x [tiles] → y [tiles]. Each tile is kProbeChains·iterations vector multiply-adds on registers: the peak that
-// products are measured against.
+// fma_probe: x [tiles] → y [tiles]. Each tile is kProbeChains·iterations vector multiply-adds on registers: the peak
+// that products are measured against.
 struct FmaProbeParams {
   uint32_t iterations;
 };
