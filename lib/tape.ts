@@ -1,5 +1,4 @@
 /** Reverse-mode differentiation, first order. A tape records inside one synchronous function and is walked back once. */
-import { InfinityError } from './errors.js';
 import { add } from './ops/elementwise.js';
 import { recorder, type Vjp, withRecorder } from './ops/record.js';
 import { scope, type Tensor } from './tensor.js';
@@ -133,14 +132,4 @@ export function checkpoint(
     return all.map((t, i) => (needed[i] ? (grads.get(t) ?? null) : null));
   });
   return output;
-}
-
-/** @throws InfinityError NOT_DIFFERENTIABLE when a gradient through `name` would be required. */
-export function refuseGradient(name: string, inputs: readonly (Tensor | null | undefined)[]): void {
-  const active = recorder();
-  if (active && inputs.some((t) => t && active.tracks(t)))
-    throw new InfinityError('NOT_DIFFERENTIABLE', `The op '${name}' has no gradient, and one was required.`, {
-      value: name,
-      cure: 'Use its composed, differentiable form, or run it outside the tape.',
-    });
 }

@@ -1,4 +1,5 @@
 /** What an op tells the tape. Ops know this file, not the tape. */
+import { InfinityError } from '../errors.js';
 import type { Tensor } from '../tensor.js';
 
 /**
@@ -62,4 +63,13 @@ export function differentiable(
 /** True while a gradient through any of these tensors will be wanted: fused forms step back to their composed definition. */
 export function recordsGradient(...tensors: readonly (Tensor | null | undefined)[]): boolean {
   return active !== undefined && tensors.some((t) => t != null && active?.tracks(t) === true);
+}
+
+/** @throws InfinityError NOT_DIFFERENTIABLE when a gradient through `name` would be required. */
+export function refuseGradient(name: string, inputs: readonly (Tensor | null | undefined)[]): void {
+  if (recordsGradient(...inputs))
+    throw new InfinityError('NOT_DIFFERENTIABLE', `The op '${name}' has no gradient, and one was required.`, {
+      value: name,
+      cure: 'Use its composed, differentiable form, or run it outside the tape.',
+    });
 }

@@ -1,0 +1,123 @@
+/**
+ * Bits of the visual code: 0 or 1 in u8, channels last; their codes, flips, sampling, packing.
+ * Sources: Infinity, infinity/models/bsq_vae/multiscale_bsq.py (indices_to_codes), infinity/models/infinity.py (sampling).
+ */
+import { Device } from '../device.js';
+import { invalidArgument } from '../errors.js';
+import { RandomStream, seedWords } from '../philox.js';
+import { type Shape, Tensor } from '../tensor.js';
+import { Op } from './generated.js';
+import { refuseGradient } from './record.js';
+import { checkShapes, like, run, shaped } from './run.js';
+
+const sameShape = (a: Shape, b: Shape): boolean => a.length === b.length && a.every((n, i) => n === b[i]);
+const isFloat = (t: Tensor): boolean => t.dtype === 'f32' || t.dtype === 'f64';
+
+/**
+ * Where the uniform numbers of a random op come from: a tensor of recorded ones, or Philox. A Philox draw depends on its
+ * image's key, the scale and the element inside the image, never on the position in the batch.
+ */
+export type UniformSource = Tensor | { readonly keys: Tensor; readonly scale: number };
+
+/** Philox keys i32 [B, 3] (seed low, seed high, image), one row an image. */
+export function drawKeys(
+  images: readonly { readonly seed: number | bigint; readonly image: number }[],
+  device: Device = Device.default(),
+): Tensor {
+  const words = Uint32Array.from(images.flatMap(({ seed, image }) => [...seedWords(seed), image]));
+  return Tensor.from(new Int32Array(words.buffer), [images.length, 3], 'i32', device);
+}
+
+/** The operands draws, keys and the parameter scale of a random op; draws have the shape of the bits. */
+function uniformOperands(
+  op: string,
+  source: UniformSource | undefined,
+  bits: Shape,
+): [Tensor | null, Tensor | null, number] {
+  if (!source) return [null, null, 0];
+  if (source instanceof Tensor) {
+    checkShapes(op, sameShape(source.shape, bits) && isFloat(source), `draws [${bits.join(', ')}]`, source);
+    return [source, null, 0];
+  }
+  const { keys, scale } = source;
+  checkShapes(op, keys.dtype === 'i32' && sameShape(keys.shape, [bits[0] ?? 1, 3]), 'keys i32 [B, 3]', keys);
+  return [null, keys, scale];
+}
+
+/**
+ * Codes +-1/sqrt(d) of bits [..., d], normalised as the official code does (in f32 one unit in the last place off for
+ * some d).
+ */
+export function bitsToCodes(bits: Tensor, dtype: 'f32' | 'f64' = 'f32'): Tensor {
+  checkShapes('bits_to_codes', bits.dtype === 'u8' && bits.rank >= 1, 'bits u8 [..., d]', bits);
+  return run(Op.bitsToCodes, [bits], [{ dtype, shape: bits.shape }])[0]!;
+}
+
+/** Bits [B, ..., d] with those inverted whose draw is below `strength`. */
+export function bitFlip(bits: Tensor, strength: number, source: UniformSource): Tensor {
+  checkShapes('bit_flip', bits.dtype === 'u8' && bits.rank >= 1, 'bits u8 [B, ..., d]', bits);
+  if (!(strength >= 0 && strength <= 1)) invalidArgument('strength', 'a probability from 0 to 1', strength);
+  const [draws, keys, scale] = uniformOperands('bit_flip', source, bits.shape);
+  return run(Op.bitFlip, [bits, draws, keys], [like(bits)], [strength, scale, RandomStream.bitFlip])[0]!;
+}
+
+/** Eight bits a byte along the last axis, channel 0 first and in the most significant place: [..., ceil(d / 8)]. */
+export function packBits(bits: Tensor): Tensor {
+  checkShapes('pack_bits', bits.dtype === 'u8' && bits.rank >= 1, 'bits u8 [..., d]', bits);
+  return run(Op.packBits, [bits], [shaped(bits, [...bits.shape.slice(0, -1), Math.ceil(bits.shape.at(-1)! / 8)])])[0]!;
+}
+
+/** The inverse of `packBits` for d channels. */
+export function unpackBits(packed: Tensor, d: number): Tensor {
+  const fits = packed.dtype === 'u8' && packed.rank >= 1 && packed.shape.at(-1) === Math.ceil(d / 8);
+  checkShapes('unpack_bits', fits, `bytes u8 [..., ${Math.ceil(d / 8)}]`, packed);
+  return run(Op.unpackBits, [packed], [shaped(packed, [...packed.shape.slice(0, -1), d])])[0]!;
+}
+
+export interface BitSampleOptions {
+  /** guided = guidance * conditional + (1 - guidance) * unconditional; without unconditional logits it has no effect. */
+  readonly guidance?: number;
+  /** Temperature that divides the logits. */
+  readonly tau?: number;
+  /** 1 is greedy: the larger logit wins, value 0 a tie, and nothing is drawn. With two values 0 and 2 or more do nothing. */
+  readonly topK?: number;
+  /** The less likely value is dropped when its probability is at most 1 - topP; 0 switches this off. */
+  readonly topP?: number;
+  /** Needed unless greedy: a bit is 1 when its number is above the probability of 0. */
+  readonly draws?: UniformSource;
+}
+
+/**
+ * Chooses bits from the two logits of each.
+ * @param cond logits [B, L, 2D] of the conditional branch; entries 2j and 2j + 1 belong to the values 0 and 1 of bit j
+ * @param uncond the same of the unconditional branch, or null
+ * @returns bits u8 [B, L, D], and the probability of 0 after top-k and top-p (exactly 0 or 1 where one value was dropped)
+ * @throws InfinityError INVALID_ARGUMENT; NUMERICAL (from a read) when a logit is not a number
+ */
+export function bitSample(
+  cond: Tensor,
+  uncond: Tensor | null,
+  options: BitSampleOptions = {},
+): { bits: Tensor; prob0: Tensor } {
+  const { guidance = 1, tau = 1, topK = 0, topP = 0, draws: source } = options;
+  const even = isFloat(cond) && cond.rank === 3 && cond.shape[2]! % 2 === 0;
+  const matches = !uncond || (uncond.dtype === cond.dtype && sameShape(uncond.shape, cond.shape));
+  checkShapes('bit_sample', even && matches, 'logits [B, L, 2D], those of both branches alike,', cond, uncond);
+  if (!Number.isFinite(guidance)) invalidArgument('guidance', 'a finite number', guidance);
+  if (!(tau > 0 && Number.isFinite(tau))) invalidArgument('tau', 'a positive number', tau);
+  if (!(Number.isInteger(topK) && topK >= 0)) invalidArgument('topK', 'an integer from 0', topK);
+  if (!(topP >= 0 && topP <= 1)) invalidArgument('topP', 'a probability from 0 to 1', topP);
+  const greedy = topK === 1;
+  if (!greedy && !source)
+    invalidArgument('draws', 'a tensor of draws or Philox keys', source, 'Only topK: 1 draws nothing.');
+  refuseGradient('bit_sample', [cond, uncond]);
+  const shape = [cond.shape[0]!, cond.shape[1]!, cond.shape[2]! / 2];
+  const [draws, keys, scale] = uniformOperands('bit_sample', source, shape);
+  const [bits, prob0] = run(
+    Op.bitSample,
+    [cond, uncond, draws, keys],
+    [{ dtype: 'u8', shape }, shaped(cond, shape)],
+    [guidance, 1 / tau, Number(greedy), topP > 0 ? 1 - topP : -1, scale, RandomStream.bitDraw],
+  );
+  return { bits: bits!, prob0: prob0! };
+}
