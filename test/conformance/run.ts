@@ -1,0 +1,52 @@
+/** `npm run conformance -- --dir DIR [--photos DIR] [--only TEXT] [--json]`: see docs/conformance.md. */
+import { statSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+import { Report } from './report.js';
+import { runConformance } from './runner.js';
+
+const USAGE = 'usage: npm run conformance -- --dir DIR [--photos DIR] [--only TEXT] [--json]';
+
+function isFolder(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+}
+
+function parse() {
+  const options = {
+    dir: { type: 'string' },
+    photos: { type: 'string' },
+    only: { type: 'string' },
+    json: { type: 'boolean' },
+  } as const;
+  try {
+    return parseArgs({ options }).values;
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
+async function main(): Promise<number> {
+  const args = parse();
+  const dir = typeof args === 'string' ? undefined : args.dir;
+  if (
+    typeof args === 'string' ||
+    dir === undefined ||
+    !isFolder(dir) ||
+    (args.photos !== undefined && !isFolder(args.photos))
+  ) {
+    const reason = typeof args === 'string' ? args : dir === undefined ? 'no --dir' : 'not a folder';
+    console.error(`${reason}\n${USAGE}`);
+    return 2;
+  }
+  const { json, ...request } = args;
+  const report = new Report(console.log);
+  const totals = (await runConformance({ ...request, dir }, report)).totals();
+  if (totals.cases === 0) console.error(`No case below ${dir}.`);
+  const { cases, tensors, failed, skipped, worst } = totals;
+  console.log(
+    `${cases} cases, ${tensors} comparisons, ${failed} failed, ${skipped} skipped, worst relative error ${worst?.toExponential(2) ?? '-'}`,
+  );
+  if (json) console.log(JSON.stringify(totals));
+  return failed > 0 || cases === 0 ? 1 : 0;
+}
+
+process.exitCode = await main();
