@@ -1,6 +1,9 @@
 /** Reverse-mode differentiation, first order. A tape records inside one synchronous function and is walked back once. */
 import { add } from './ops/elementwise.js';
 import { recorder, type Vjp, withRecorder } from './ops/record.js';
+
+export { refuseGradient } from './ops/record.js';
+
 import { scope, type Tensor } from './tensor.js';
 
 interface Node {

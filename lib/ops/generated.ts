@@ -81,4 +81,10 @@ export const Op = {
   bitPenaltiesBackward: { id: 68, name: 'bit_penalties_backward', inputs: 5, outputs: 1, params: 'ff' },
   jointPenalties: { id: 69, name: 'joint_penalties', inputs: 1, outputs: 4, params: 'ff' },
   jointPenaltiesBackward: { id: 70, name: 'joint_penalties_backward', inputs: 5, outputs: 1, params: 'ff' },
+  qkvPrep: { id: 71, name: 'qkv_prep', inputs: 3, outputs: 3, params: 'uuu' },
+  qkvPrepBackward: { id: 72, name: 'qkv_prep_backward', inputs: 6, outputs: 1, params: 'uuu' },
+  qkvPrepGainBackward: { id: 73, name: 'qkv_prep_gain_backward', inputs: 6, outputs: 2, params: 'uuu' },
+  attention: { id: 74, name: 'attention', inputs: 5, outputs: 2, params: 'uf' },
+  attentionBackward: { id: 75, name: 'attention_backward', inputs: 7, outputs: 3, params: 'uf' },
+  attentionBiasBackward: { id: 76, name: 'attention_bias_backward', inputs: 8, outputs: 4, params: 'uf' },
 } as const satisfies Record<string, OpDefinition>;

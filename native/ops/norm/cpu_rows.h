@@ -15,17 +15,6 @@ INFINITY_INLINE void forRow(int64_t n, const F& f) {
   for (; i + lanes <= n; i += lanes) f(i, lanes);
   if (i < n) f(i, static_cast<int>(n - i));
 }
-template <class T>
-INFINITY_INLINE Vec<T> loadUpTo(const T* p, int n) {
-  return n == lanesOf<T> ? load(p) : loadTail(p, n);
-}
-template <class T>
-INFINITY_INLINE void storeUpTo(T* p, Vec<T> v, int n) {
-  if (n == lanesOf<T>)
-    store(p, v);
-  else
-    storeTail(p, v, n);
-}
 // v with zeros from lane n on.
 template <class T>
 INFINITY_INLINE Vec<T> firstLanes(Vec<T> v, int n) {
