@@ -1,0 +1,66 @@
+/** Attention by the textbook, in double precision and plain loops: the oracle of the op. */
+import type { Device } from '../../lib/device.js';
+import { Tensor } from '../../lib/tensor.js';
+
+export interface AttentionCase {
+  readonly batch: number;
+  readonly queries: number;
+  readonly keys: number;
+  readonly heads: number;
+  readonly width: number;
+  /** Entries of k: the batch, or 1 for keys that all samples share. */
+  readonly entries: number;
+  readonly scale: number;
+  /** [start, end) of each query. */
+  readonly range?: (b: number, q: number) => readonly [number, number];
+  readonly bias?: ArrayLike<number>;
+}
+
+/** o [B, Lq, H·c]; zeros for a query that sees nothing. */
+export function attentionByLoops(
+  q: ArrayLike<number>,
+  k: ArrayLike<number>,
+  v: ArrayLike<number>,
+  c: AttentionCase,
+): Float64Array {
+  const channels = c.heads * c.width;
+  const out = new Float64Array(c.batch * c.queries * channels);
+  for (let b = 0; b < c.batch; b++)
+    for (let h = 0; h < c.heads; h++)
+      for (let i = 0; i < c.queries; i++) {
+        const [start, end] = c.range?.(b, i) ?? [0, c.keys];
+        const at = (b * c.queries + i) * channels + h * c.width;
+        const rowOf = (j: number): number => ((c.entries === 1 ? 0 : b) * c.keys + j) * channels + h * c.width;
+        const scores: number[] = [];
+        for (let j = start; j < end; j++) {
+          let dot = 0;
+          for (let d = 0; d < c.width; d++) dot += q[at + d]! * k[rowOf(j) + d]!;
+          scores.push(dot * c.scale + (c.bias?.[(h * c.queries + i) * c.keys + j] ?? 0));
+        }
+        const largest = Math.max(...scores);
+        const weights = scores.map((s) => Math.exp(s - largest));
+        const total = weights.reduce((sum, w) => sum + w, 0);
+        for (const [n, w] of weights.entries())
+          for (let d = 0; d < c.width; d++) out[at + d] = out[at + d]! + (w / total) * v[rowOf(start + n) + d]!;
+      }
+  return out;
+}
+
+/** The i32 tensor [B, Lq, 2] of a case's ranges. */
+export function rangeTensor(device: Device, c: AttentionCase): Tensor | null {
+  const { range } = c;
+  if (!range) return null;
+  const rows = Array.from({ length: c.batch * c.queries }, (_, n) =>
+    range(Math.floor(n / c.queries), n % c.queries),
+  ).flat();
+  return Tensor.from(Int32Array.from(rows), [c.batch, c.queries, 2], 'i32', device);
+}
+
+/** Ranges of a block-causal schedule: a query sees all keys of its scale and of the scales before. */
+export function blockCausal(lengths: readonly number[]): (b: number, q: number) => readonly [number, number] {
+  const ends = lengths.flatMap((n, scale) => {
+    const end = lengths.slice(0, scale + 1).reduce((a, b) => a + b);
+    return new Array<number>(n).fill(end);
+  });
+  return (_, q) => [0, ends[q]!];
+}
