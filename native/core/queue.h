@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/ops.h"
 #include "core/token.h"
 #include "core/trace.h"
 #include "cpu/kernel.h"

@@ -1,6 +1,8 @@
 // Chooses an instruction set by what was compiled, what the processor has and what the operating system saves.
+#include <cstring>
 #include <vector>
 
+#include "core/ops.h"
 #include "cpu/kernel.h"
 
 #if defined(__x86_64__)
@@ -24,12 +26,21 @@ namespace {
 
 using Table = std::vector<const KernelEntry*>;
 
+// kOpCount where ops.def has no such name.
+uint32_t idOf(const char* name) {
+  uint32_t id = 0;
+  while (id < kOpCount && std::strcmp(opInfo(static_cast<OpId>(id)).name, name) != 0) ++id;
+  return id;
+}
+
 const Table* tables() {
   static const Table* all = [] {
     auto* t = new Table[kIsaCount];
     for (uint32_t i = 0; i < kIsaCount; ++i) t[i].assign(kOpCount, nullptr);
-    for (const KernelEntry* e = KERNELS_BEGIN; e != KERNELS_END; ++e)
-      t[static_cast<uint32_t>(e->isa)][static_cast<uint32_t>(e->op)] = e;
+    for (const KernelEntry* e = KERNELS_BEGIN; e != KERNELS_END; ++e) {
+      const uint32_t id = idOf(e->op);
+      if (id < kOpCount) t[static_cast<uint32_t>(e->isa)][id] = e;
+    }
     return t;
   }();
   return all;
@@ -66,6 +77,12 @@ bool supported(Isa isa) { return isa == Isa::generic; }
 
 const KernelEntry* findKernel(OpId op, Isa isa) {
   return tables()[static_cast<uint32_t>(isa)][static_cast<uint32_t>(op)];
+}
+
+const KernelEntry* strayKernel() {
+  for (const KernelEntry* e = KERNELS_BEGIN; e != KERNELS_END; ++e)
+    if (idOf(e->op) == kOpCount) return e;
+  return nullptr;
 }
 
 bool isaUsable(Isa isa) { return compiled(isa) && supported(isa); }

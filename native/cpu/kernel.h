@@ -4,11 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/ops.h"
 #include "core/tensor.h"
 #include "cpu/pool.h"
 
 namespace infinity {
+
+enum class OpId : uint16_t;  // core/ops.h
 
 // The first failure of a command; a kernel sets it and returns. `code` and `message` must be string literals.
 struct KernelFailure {
@@ -44,7 +45,7 @@ enum class Isa : uint32_t { generic, avx2, avx512, neon };
 constexpr uint32_t kIsaCount = 4;
 
 struct KernelEntry {
-  OpId op;
+  const char* op;  // its name in ops.def: a unit that named ids would be compiled again for every new op
   Isa isa;
   KernelFn f32;  // runs when no operand is f64; operands may mix f32, bf16, i32 and u8 as the op documents
   KernelFn f64;  // the double-precision reference: plain loops, the oracle of every test
@@ -57,13 +58,15 @@ struct KernelEntry {
 #else
 #define INFINITY_KERNEL_SECTION "inf_kernels"
 #endif
-#define INFINITY_KERNEL(op, f32, f64, plan)               \
-  extern const ::infinity::KernelEntry entry_##op;        \
-  __attribute__((section(INFINITY_KERNEL_SECTION), used)) \
-  const ::infinity::KernelEntry entry_##op = {::infinity::OpId::op, ::infinity::Isa::INFINITY_ISA, f32, f64, plan}
+#define INFINITY_KERNEL(op, f32, f64, plan)                           \
+  extern const ::infinity::KernelEntry entry_##op;                    \
+  __attribute__((section(INFINITY_KERNEL_SECTION), used, aligned(8))) \
+  const ::infinity::KernelEntry entry_##op = {#op, ::infinity::Isa::INFINITY_ISA, f32, f64, plan}
 
 // Kernels of one instruction set, or null when the op has none there.
 const KernelEntry* findKernel(OpId op, Isa isa);
+// The first entry whose name is not in ops.def, or null: what a test asserts.
+const KernelEntry* strayKernel();
 // True when the compiler built it and both processor and operating system support it.
 bool isaUsable(Isa isa);
 Isa bestIsa();
