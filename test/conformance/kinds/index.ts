@@ -2,6 +2,7 @@
 import type { GoldenCase } from '../case.js';
 import { preprocess } from './picture.js';
 import { bsqEdge } from './quantizer.js';
+import { rope2d } from './rope.js';
 import { schedulesTokenizer, schedulesTransformer } from './schedules.js';
 import { textTokenizer } from './text.js';
 
@@ -14,6 +15,7 @@ export const DATA_KINDS: readonly string[] = ['model'];
 export const kinds: Readonly<Record<string, Kind>> = {
   bsq_edge: bsqEdge,
   preprocess,
+  rope2d,
   schedules_tokenizer: schedulesTokenizer,
   schedules_transformer: schedulesTransformer,
   text_tokenizer: textTokenizer,
