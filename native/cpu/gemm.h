@@ -32,9 +32,6 @@ struct MatrixOut {
 
 // Epilogues: what happens to a finished sum of row r, columns [col, col + n), n ≤ kLanes, while it is in a register.
 
-INFINITY_INLINE VecF loadUpTo(const float* p, int n) { return n == kLanes ? load(p) : loadTail(p, n); }
-INFINITY_INLINE void storeUpTo(float* p, VecF v, int n) { n == kLanes ? store(p, v) : storeTail(p, v, n); }
-
 struct AddBias {
   const float* bias;  // null: none
   VecF operator()(VecF v, int64_t, int64_t col, int n) const { return bias ? v + loadUpTo(bias + col, n) : v; }

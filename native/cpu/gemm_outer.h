@@ -16,16 +16,6 @@ static_assert(kOuterColumns % kNR == 0);
 constexpr int64_t kOuterTile = kKC * kMR + 4 * kLanes;
 constexpr size_t kOuterScratch = (kOuterTile + kKC * kOuterColumns) * sizeof(float);
 
-/// Runs fn(tile, memory) on the pool; at most pool.threads() pieces of memory of `bytes` each are in use.
-template <class F>
-void parallelForWithMemory(Pool& pool, int64_t tiles, void* memory, size_t bytes, const F& fn) {
-  int64_t next = 0;
-  pool.parallelFor(pool.threads(), [&](int64_t worker) {
-    char* mine = static_cast<char*>(memory) + worker * bytes;
-    for (int64_t t; (t = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < tiles;) fn(t, mine);
-  });
-}
-
 /// Copies n columns of some rows into out[k·n + j]. Writes up to kLanes − 1 elements beyond the end.
 INFINITY_INLINE void packColumns(const float* const* from, int64_t col, int rows, int n, float* out) {
   for (int k = 0; k < rows; ++k, out += n) {

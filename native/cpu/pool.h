@@ -3,6 +3,7 @@
 #pragma once
 #include <atomic>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <thread>
@@ -47,5 +48,15 @@ class Pool {
   int64_t tiles_ = 0;
   std::atomic<int64_t> next_{0};
 };
+
+// Runs fn(tile, memory) on the pool; at most pool.threads() pieces of memory of `bytes` each are in use.
+template <class F>
+void parallelForWithMemory(Pool& pool, int64_t tiles, void* memory, size_t bytes, const F& fn) {
+  int64_t next = 0;
+  pool.parallelFor(pool.threads(), [&](int64_t worker) {
+    char* mine = static_cast<char*>(memory) + worker * bytes;
+    for (int64_t t; (t = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < tiles;) fn(t, mine);
+  });
+}
 
 }  // namespace infinity

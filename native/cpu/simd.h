@@ -107,6 +107,20 @@ INFINITY_INLINE void storeTail(double* p, double v, int n) {
   if (n > 0) *p = v;
 }
 
+/// All lanes when n is their number, else as loadTail and storeTail.
+INFINITY_INLINE VecF loadUpTo(const float* p, int n) { return n == kLanes ? load(p) : loadTail(p, n); }
+INFINITY_INLINE double loadUpTo(const double* p, int n) { return loadTail(p, n); }
+INFINITY_INLINE void storeUpTo(float* p, VecF v, int n) { n == kLanes ? store(p, v) : storeTail(p, v, n); }
+INFINITY_INLINE void storeUpTo(double* p, double v, int n) { storeTail(p, v, n); }
+
+/// v with zeros from lane n on.
+INFINITY_INLINE VecF keepFirst(VecF v, int n) {
+  if (n == kLanes) return v;
+  for (int i = n; i < kLanes; ++i) v[i] = 0;
+  return v;
+}
+INFINITY_INLINE double keepFirst(double v, int n) { return n > 0 ? v : 0.0; }
+
 INFINITY_INLINE VecF splat(float x) { return x - VecF{}; }
 INFINITY_INLINE double splat(double x) { return x; }
 /// A constant in the type of T's vectors: splatTo<T>(0.5).

@@ -42,25 +42,6 @@ INFINITY_INLINE V signed_(V x, T magnitude) {
   return x > 0 ? splat(magnitude) : splat(-magnitude);
 }
 
-INFINITY_INLINE VecF loadUpTo(const float* p, int n) { return n == kLanes ? load(p) : loadTail(p, n); }
-INFINITY_INLINE double loadUpTo(const double* p, int n) { return loadTail(p, n); }
-INFINITY_INLINE void storeUpTo(float* p, VecF v, int n) {
-  if (n == kLanes) {
-    store(p, v);
-  } else {
-    storeTail(p, v, n);
-  }
-}
-INFINITY_INLINE void storeUpTo(double* p, double v, int n) { storeTail(p, v, n); }
-
-/// Zero beyond the first n lanes.
-INFINITY_INLINE VecF keepFirst(VecF v, int n) {
-  if (n == kLanes) return v;
-  for (int i = n; i < kLanes; ++i) v[i] = 0;
-  return v;
-}
-INFINITY_INLINE double keepFirst(double v, int n) { return n > 0 ? v : 0.0; }
-
 /// |code| of a bit among d channels: 1/√d, normalised once more as the official code does, in the precision of T and in
 /// the order of the channels. In f32 that is one unit in the last place above 1/√d for d = 14 and 32.
 template <class T>

@@ -15,26 +15,6 @@ INFINITY_INLINE void forRow(int64_t n, const F& f) {
   for (; i + lanes <= n; i += lanes) f(i, lanes);
   if (i < n) f(i, static_cast<int>(n - i));
 }
-template <class T>
-INFINITY_INLINE Vec<T> loadUpTo(const T* p, int n) {
-  return n == lanesOf<T> ? load(p) : loadTail(p, n);
-}
-template <class T>
-INFINITY_INLINE void storeUpTo(T* p, Vec<T> v, int n) {
-  if (n == lanesOf<T>)
-    store(p, v);
-  else
-    storeTail(p, v, n);
-}
-// v with zeros from lane n on.
-template <class T>
-INFINITY_INLINE Vec<T> firstLanes(Vec<T> v, int n) {
-  if (n == lanesOf<T>) return v;
-  T kept[lanesOf<T>] = {};
-  storeTail(kept, v, n);
-  return load(kept);
-}
-
 enum class RowNorm { layer, ada, rms };
 
 // The factor of xhat: the weight, or 1 + the modulation.
@@ -56,7 +36,7 @@ void normRow(const T* x, const T* gain, const T* shift, T* y, T* stats, int64_t 
   const Vec<T> centre = splat(mean);
   Vec<T> squares = {};
   forRow<T>(n, [&](int64_t i, int m) {
-    const Vec<T> d = firstLanes<T>(loadUpTo(x + i, m) - centre, m);
+    const Vec<T> d = keepFirst(loadUpTo(x + i, m) - centre, m);
     squares = fma(d, d, squares);
   });
   const T variance = hsum(squares) / static_cast<T>(n);

@@ -1,0 +1,213 @@
+import assert from 'node:assert/strict';
+import { Device } from '../../lib/device.js';
+import { InfinityError } from '../../lib/errors.js';
+import { attention } from '../../lib/ops/attention.js';
+import { Tape } from '../../lib/tape.js';
+import { type Shape, scope, Tensor } from '../../lib/tensor.js';
+import { type AttentionCase, attentionByLoops, blockCausal, rangeTensor } from '../support/attention.js';
+import { assertClean, assertGradients, isaDevices, random, randomArray, relativeError } from '../support/numeric.js';
+
+type Numbers = Float32Array | Float64Array;
+const scales = [1, 4, 9, 16, 25, 36, 39];
+const base = { batch: 2, queries: 5, keys: 7, heads: 2, width: 8, entries: 2, scale: 0.5 };
+
+/** Cases of awkward sizes; packed: all samples read one buffer, each its own stretch of it. */
+const cases: Record<string, AttentionCase> = {
+  single: { ...base, batch: 1, entries: 1, queries: 1, keys: 1, width: 2 },
+  odd: { ...base, queries: 31, keys: 33, heads: 3, width: 10 },
+  tiles: { ...base, queries: 65, keys: 261, width: 48 },
+  wide: { ...base, queries: 3, keys: 129, width: 130 },
+  causal: { ...base, queries: 130, keys: 130, width: 32, scale: 1, range: blockCausal(scales) },
+  packed: {
+    ...base,
+    batch: 3,
+    entries: 1,
+    queries: 9,
+    keys: 40,
+    range: (b) =>
+      [
+        [0, 3],
+        [3, 36],
+        [36, 40],
+      ][b]! as [number, number],
+  },
+  scattered: { ...base, queries: 33, keys: 31, range: (b, q) => [(q * 7 + b) % 11, 12 + ((q * 5) % 20)] },
+  blind: { ...base, queries: 34, keys: 9, range: (_, q) => (q % 3 === 0 ? [4, 4] : [0, q % 10]) },
+};
+const shapesOf = (c: AttentionCase): Shape[] => {
+  const channels = c.heads * c.width;
+  return [
+    [c.batch, c.queries, channels],
+    [c.entries, c.keys, channels],
+    [c.entries, c.keys, channels],
+  ];
+};
+
+/** Output and gradients of one case in the given precision. */
+async function evaluate(
+  device: Device,
+  c: AttentionCase,
+  dtype: 'f32' | 'f64',
+  values: Float64Array[],
+): Promise<Numbers[]> {
+  const range = rangeTensor(device, c);
+  const shapes = shapesOf(c);
+  if (c.bias) shapes.push([c.heads, c.queries, c.keys]);
+  const inputs = shapes.map((shape, i) => Tensor.from(values[i]!, shape, dtype, device));
+  const tape = new Tape().watch(...inputs);
+  const o = tape.run(() => attention(inputs[0]!, inputs[1]!, inputs[2]!, { ...c, range, bias: inputs[3] ?? null }));
+  const cotangent = random(device, 9, o.shape, dtype);
+  const grads = tape.backward([{ of: o, cotangent }]);
+  const all = [o, ...inputs.map((t) => grads.get(t)!)];
+  const out = await Promise.all(all.map((t) => t.readFloats()));
+  for (const t of [o, cotangent, ...inputs, range]) t?.dispose();
+  grads.dispose();
+  return out;
+}
+const valuesOf = (c: AttentionCase): Float64Array[] => {
+  const values = shapesOf(c).map((shape, i) =>
+    randomArray(
+      1 + i,
+      shape.reduce((a, b) => a * b),
+      2,
+    ),
+  );
+  if (c.bias) values.push(Float64Array.from(c.bias));
+  return values;
+};
+
+for (const [isa, device] of isaDevices()) {
+  describe(`attention on ${isa}`, () => {
+    for (const [name, c] of Object.entries(cases)) {
+      it(`${name}: f64 follows the definition, f32 follows f64, gradients included`, async () => {
+        const live = device.stats().liveTensors;
+        const biased = { ...c, bias: randomArray(7, c.heads * c.queries * c.keys) };
+        for (const variant of [c, biased]) {
+          const values = valuesOf(variant);
+          const want = await evaluate(device, variant, 'f64', values);
+          assert.ok(relativeError(want[0]!, attentionByLoops(values[0]!, values[1]!, values[2]!, variant)) < 1e-12);
+          const got = await evaluate(device, variant, 'f32', values);
+          for (const [i, result] of got.entries()) {
+            const error = relativeError(result, want[i]!);
+            assert.ok(error <= 8e-6, `result ${i}: relative error ${error}`);
+          }
+        }
+        await assertClean(device, live);
+      });
+    }
+
+    it('gradients equal finite differences, with bias, shared keys and queries that see nothing', async () => {
+      const small: AttentionCase[] = [
+        { ...base, queries: 3, keys: 4, width: 3 },
+        { ...base, queries: 4, keys: 5, width: 2, range: (b, q) => [q % 2, q === 3 ? 0 : 3 + b] },
+        { ...base, entries: 1, queries: 2, keys: 5, width: 2, range: (b) => [b * 2, 3 + b * 2] },
+      ];
+      for (const c of small) {
+        const range = rangeTensor(device, c);
+        const plain = (q: Tensor, k: Tensor, v: Tensor): Tensor => attention(q, k, v, { ...c, range, bias: null });
+        await assertGradients(device, plain, shapesOf(c));
+        const biased = (q: Tensor, k: Tensor, v: Tensor, bias: Tensor): Tensor =>
+          attention(q, k, v, { ...c, range, bias });
+        await assertGradients(device, biased, [...shapesOf(c), [c.heads, c.queries, c.keys]]);
+        range?.dispose();
+      }
+    });
+
+    it('large scores neither overflow nor lose the softmax', async () => {
+      const c = { ...base, queries: 9, keys: 40, scale: 100 };
+      const values = valuesOf(c);
+      const want = attentionByLoops(values[0]!, values[1]!, values[2]!, c);
+      const [got] = await evaluate(device, c, 'f32', values);
+      assert.ok(relativeError(got!, want) < 1e-3);
+    });
+
+    it('a query alone, in a batch of eight, in another tile and with one thread has the same bits', async () => {
+      const single = Device.create('cpu', { isa, threads: 1 });
+      const c: AttentionCase = {
+        ...base,
+        batch: 8,
+        entries: 8,
+        queries: 130,
+        keys: 130,
+        width: 24,
+        range: blockCausal(scales),
+      };
+      const values = valuesOf(c);
+      const whole = await evaluate(device, c, 'f32', values);
+      assert.deepEqual(await evaluate(single, c, 'f32', values), whole, 'threads');
+      const row = c.heads * c.width;
+      const sample = (v: Numbers, b: number): Float64Array =>
+        Float64Array.from(v.slice(b * 130 * row, (b + 1) * 130 * row));
+      const one = { ...c, batch: 1, entries: 1 };
+      const b = 5;
+      const [o] = await evaluate(
+        device,
+        one,
+        'f32',
+        values.map((v) => sample(v, b)),
+      );
+      assert.deepEqual(Float64Array.from(o!), sample(whole[0]!, b), 'batch');
+      for (const at of [0, 4, 63, 129]) {
+        const lonely: AttentionCase = { ...one, queries: 1, range: () => c.range!(0, at) };
+        const [q, k, v] = values.map((x) => sample(x, b));
+        const [alone] = await evaluate(device, lonely, 'f32', [q!.slice(at * row, (at + 1) * row), k!, v!]);
+        assert.deepEqual(
+          Float64Array.from(alone!),
+          sample(whole[0]!, b).slice(at * row, (at + 1) * row),
+          `query ${at}`,
+        );
+      }
+      single.close();
+    });
+
+    it('packed keys give the bits of separate calls, wherever they lie; a longer cache changes nothing', async () => {
+      const lengths = [5, 140, 33];
+      const starts = [0, 5, 145];
+      const c: AttentionCase = {
+        ...base,
+        batch: 3,
+        entries: 1,
+        queries: 40,
+        keys: 178,
+        width: 16,
+        range: (b) => [starts[b]!, starts[b]! + lengths[b]!],
+      };
+      const values = valuesOf(c);
+      const [together] = await evaluate(device, c, 'f32', values);
+      const row = c.heads * c.width;
+      for (const [b, n] of lengths.entries()) {
+        const rows = (v: Float64Array): Float64Array => v.slice(starts[b]! * row, (starts[b]! + n) * row);
+        const own: AttentionCase = { ...c, batch: 1, keys: n, range: undefined };
+        const q = values[0]!.slice(b * 40 * row, (b + 1) * 40 * row);
+        const [alone] = await evaluate(device, own, 'f32', [q, rows(values[1]!), rows(values[2]!)]);
+        assert.deepEqual(alone, together!.slice(b * 40 * row, (b + 1) * 40 * row), `sample ${b}`);
+      }
+    });
+
+    it('a query that sees no key gets zeros and gives no gradient', async () => {
+      const c: AttentionCase = { ...base, range: () => [3, 3] };
+      for (const result of await evaluate(device, c, 'f32', valuesOf(c))) assert.ok(result.every((x) => x === 0));
+    });
+
+    it('refuses shapes and ranges that do not fit', async () => {
+      const live = device.stats().liveTensors;
+      const refused = (fn: () => unknown): void =>
+        assert.throws(fn, (e: unknown) => e instanceof InfinityError && e.code === 'INVALID_SHAPE');
+      scope(() => {
+        const [q, k] = [random(device, 1, [2, 3, 8]), random(device, 2, [2, 5, 8])];
+        const range = Tensor.from(new Int32Array(12), [3, 2, 2], 'i32', device);
+        refused(() => attention(q, k, q, { heads: 2, scale: 1 }));
+        refused(() => attention(q, k, k, { heads: 3, scale: 1 }));
+        refused(() => attention(q, random(device, 2, [3, 5, 8]), random(device, 2, [3, 5, 8]), { heads: 2, scale: 1 }));
+        refused(() => attention(q, k, k, { heads: 2, scale: 1, range }));
+        refused(() => attention(q, k, k, { heads: 2, scale: 1, bias: random(device, 3, [2, 3, 4]) }));
+      });
+      const own = Device.create('cpu', { isa, threads: 1 });
+      const [q, range] = [random(own, 1, [1, 2, 4]), Tensor.from(new Int32Array([0, 3]), [1, 1, 2], 'i32', own)];
+      const o = attention(q, q, q, { heads: 1, scale: 1, range });
+      await assert.rejects(o.read(), (e: unknown) => e instanceof InfinityError && e.code === 'INVALID_ARGUMENT');
+      own.close();
+      await assertClean(device, live);
+    });
+  });
+}
