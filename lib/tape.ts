@@ -132,7 +132,10 @@ export function checkpoint(
     const tape = new Tape().watch(...all.filter((_, i) => needed[i]));
     const again = tape.run(() => fn(...inputs));
     const grads = tape.backward([{ of: again, cotangent: gy }]);
-    return all.map((t, i) => (needed[i] ? (grads.get(t) ?? null) : null));
+    // Views belong to the scope of this gradient, which the caller's accumulation outlives.
+    const views = all.map((t) => grads.get(t)?.view(t.shape));
+    grads.dispose();
+    return views;
   });
   return output;
 }

@@ -60,7 +60,7 @@ export class Module {
   readonly device = placement.device ?? Device.default();
   readonly dtype = placement.dtype ?? 'f32';
   private readonly slots = new Map<string, Slot>();
-  private readonly children = new Map<string, Module>();
+  private readonly children: [name: string, module: Module][] = [];
   private readonly kept: { dispose(): void }[] = [];
   private packedAs: WeightFormat | undefined;
   private seed = 0;
@@ -75,10 +75,10 @@ export class Module {
     return this.register(name, shape, init, false);
   }
 
-  /** Registers a module below `name`. */
+  /** Registers a module below `name`; with the empty name its tensors stand beside this module's own. */
   protected child<M extends Module>(name: string, module: M): M {
-    this.refuseTaken(name);
-    this.children.set(name, module);
+    if (name) this.refuseTaken(name);
+    this.children.push([name ? `${name}.` : '', module]);
     return module;
   }
 
@@ -90,19 +90,19 @@ export class Module {
   }
 
   private refuseTaken(name: string): void {
-    if (this.slots.has(name) || this.children.has(name))
+    if (this.slots.has(name) || this.children.some(([child]) => child === `${name}.`))
       throw new InfinityError('INTERNAL', `The name '${name}' was registered twice in one module.`, { value: name });
   }
 
   private *entries(prefix: string): Generator<[string, Slot]> {
     for (const [name, slot] of this.slots) yield [prefix + name, slot];
-    for (const [name, module] of this.children) yield* module.entries(`${prefix}${name}.`);
+    for (const [name, module] of this.children) yield* module.entries(prefix + name);
   }
 
   /** Every module of the tree with the prefix of its names, this one first. */
   private *tree(prefix: string): Generator<[string, Module]> {
     yield [prefix, this];
-    for (const [name, module] of this.children) yield* module.tree(`${prefix}${name}.`);
+    for (const [name, module] of this.children) yield* module.tree(prefix + name);
   }
 
   *namedParameters(prefix = ''): Generator<[string, Tensor]> {
@@ -241,7 +241,7 @@ export class Module {
   dispose(): void {
     for (const { tensor } of this.slots.values()) tensor.dispose();
     for (const resource of this.kept.splice(0)) resource.dispose();
-    for (const module of this.children.values()) module.dispose();
+    for (const [, module] of this.children) module.dispose();
   }
 
   [Symbol.dispose](): void {

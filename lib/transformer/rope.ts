@@ -29,7 +29,8 @@ const BASE_THETA = 10000;
 
 const f32 = Math.fround;
 
-function roundHalfEven(x: number): number {
+/** To the nearest integer, ties to the even one, as Python and PyTorch round. */
+export function roundHalfEven(x: number): number {
   const floor = Math.floor(x);
   const rest = x - floor;
   if (rest !== 0.5) return Math.round(x);

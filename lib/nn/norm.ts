@@ -1,0 +1,66 @@
+/** Normalisation over the last axis: plain, root-mean-square, and modulated (AdaLN). Statistics per row. */
+import { add, addScalar, mul } from '../ops/elementwise.js';
+import { adaNorm, layerNorm, rmsNorm } from '../ops/norm.js';
+import type { Tensor } from '../tensor.js';
+import { ones, zeros } from './init.js';
+import { Module } from './module.js';
+
+/** x / rms(x) · weight, without mean or bias. */
+export class RmsNorm extends Module {
+  private readonly weight: Tensor;
+  constructor(
+    width: number,
+    private readonly eps: number,
+  ) {
+    super();
+    this.weight = this.parameter('weight', [width], ones);
+  }
+  forward(x: Tensor): Tensor {
+    return rmsNorm(x, this.weight, this.eps);
+  }
+}
+
+export class LayerNorm extends Module {
+  private readonly weight: Tensor;
+  private readonly bias: Tensor;
+  constructor(
+    width: number,
+    private readonly eps: number,
+  ) {
+    super();
+    this.weight = this.parameter('weight', [width], ones);
+    this.bias = this.parameter('bias', [width], zeros);
+  }
+  forward(x: Tensor): Tensor {
+    return layerNorm(x, this.weight, this.bias, this.eps);
+  }
+}
+
+/** Adaptive layer norm, norm(x)·(1 + scale) + shift: without parameters of its own. */
+export class AdaLayerNorm extends Module {
+  constructor(private readonly eps: number) {
+    super();
+  }
+  /** x_BLC with scale and shift [B, 1, C]. */
+  forward(x_BLC: Tensor, scale_B1C: Tensor, shift_B1C: Tensor): Tensor {
+    return adaNorm(x_BLC, scale_B1C, shift_B1C, this.eps);
+  }
+}
+
+/** The same around an RMS norm; the reference keeps its constant weight among the buffers. */
+export class AdaRmsNorm extends Module {
+  private readonly weight: Tensor;
+  constructor(
+    width: number,
+    private readonly eps: number,
+  ) {
+    super();
+    this.weight = this.buffer('weight', [width], ones);
+  }
+  forward(x_BLC: Tensor, scale_B1C: Tensor, shift_B1C: Tensor): Tensor {
+    return add(mul(rmsNorm(x_BLC, this.weight, this.eps), addScalar(scale_B1C, 1)), shift_B1C);
+  }
+}
+
+export type Norm = LayerNorm | RmsNorm;
+export type AdaNorm = AdaLayerNorm | AdaRmsNorm;

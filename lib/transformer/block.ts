@@ -1,0 +1,134 @@
+/**
+ * One transformer block: modulated self attention, cross attention into the text, modulated feed-forward.
+ * Source: Infinity, infinity/models/basic.py (CrossAttnBlock, FFN, FFNSwiGLU).
+ */
+import { CrossAttention, SelfAttention, type SelfAttentionContext, type TextKeysValues } from '../nn/attention.js';
+import { constant, type Init, normal, truncatedNormal } from '../nn/init.js';
+import { addBranch, type Branch, Linear } from '../nn/linear.js';
+import { Module, type Tap } from '../nn/module.js';
+import { AdaLayerNorm, type AdaNorm, AdaRmsNorm, LayerNorm, type Norm, RmsNorm } from '../nn/norm.js';
+import { add, mul, silu, swiglu } from '../ops/elementwise.js';
+import { reshape, unbind } from '../ops/shape.js';
+import type { Tensor } from '../tensor.js';
+import { ffnHidden, type InfinityConfig, swigluHidden } from './config.js';
+
+/** Initial scale of the modulation: gains start near 0, so that a fresh block is close to the identity. */
+const GAIN_INIT = 5e-6;
+const SHIFT_SCALE_INIT = 1e-3;
+
+/** Standard deviation of every projection, sqrt(1 / 3C). */
+export function projectionInit(C: number, gain = 1): Init {
+  return truncatedNormal(Math.sqrt(1 / (3 * C)), { gain });
+}
+
+/** `init`, then the two gains of the six parts of a modulation times GAIN_INIT, the other four times SHIFT_SCALE_INIT. */
+function modulationInit(init: Init): Init {
+  return (out, draws) => {
+    init(out, draws);
+    for (let i = 0; i < out.length; i++) out[i]! *= i < out.length / 3 ? GAIN_INIT : SHIFT_SCALE_INIT;
+  };
+}
+
+/** fc2(gelu(fc1 x)), or fc2(silu(fcg x) · fc1 x) without biases. */
+class FeedForward extends Module {
+  private readonly fcg: Linear | null;
+  private readonly fc1: Linear;
+  private readonly fc2: Linear;
+
+  constructor({ embed_dim: C, mlp_ratio, swiglu: gated, depth }: InfinityConfig) {
+    super();
+    const hidden = gated ? swigluHidden(C, mlp_ratio) : ffnHidden(C, mlp_ratio);
+    const options = { init: projectionInit(C), bias: !gated };
+    this.fcg = gated ? this.child('fcg', new Linear(C, hidden, options)) : null;
+    this.fc1 = this.child('fc1', new Linear(C, hidden, options));
+    const init = projectionInit(C, 1 / Math.sqrt(2 * depth));
+    this.fc2 = this.child('fc2', new Linear(hidden, C, { init, bias: !gated }));
+  }
+
+  forward(x_BLC: Tensor): Branch {
+    const h_BLF = this.fcg
+      ? swiglu(this.fcg.forward(x_BLC), this.fc1.forward(x_BLC))
+      : this.fc1.forward(x_BLC, { gelu: true });
+    return (epilogue) => this.fc2.forward(h_BLF, epilogue);
+  }
+}
+
+/** Gains, scales and shifts of the two modulated sub-layers, each [B, 1, C], in the reference's order. */
+export type Modulation = readonly [g1: Tensor, g2: Tensor, s1: Tensor, s2: Tensor, t1: Tensor, t2: Tensor];
+
+/** What a block knows of the prompt: the same at every scale. */
+export interface BlockCondition {
+  readonly modulation: Modulation;
+  readonly text: TextKeysValues;
+}
+
+export interface BlockContext extends SelfAttentionContext {
+  /** i32 [B, 1, 2]: the text rows of each sample. */
+  readonly textRange: Tensor;
+  /** Drop path: factors [B, 1, 1] of the two modulated branches, 0 or 1 / (1 - probability). */
+  readonly keep?: { readonly sa: Tensor; readonly ffn: Tensor };
+  /** Sees `sa_in`, `sa_out`, `ca_out`, `ffn_out`. */
+  readonly tap?: Tap;
+}
+
+export class CrossAttnBlock extends Module {
+  private readonly adaGss: Tensor | null;
+  private readonly adaLin: Linear | null;
+  private readonly caGamma: Tensor | null;
+  private readonly sa: SelfAttention;
+  private readonly ca: CrossAttention;
+  private readonly ffn: FeedForward;
+  private readonly ln: AdaNorm;
+  private readonly caNorm: Norm;
+
+  constructor(config: InfinityConfig) {
+    super();
+    const { embed_dim: C, num_heads, cos_attn: cosine, tau, norm_eps: eps } = config;
+    const init = projectionInit(C);
+    const projInit = projectionInit(C, 1 / Math.sqrt(2 * config.depth));
+    this.adaGss = config.shared_aln
+      ? this.parameter('ada_gss', [1, 1, 6, C], modulationInit(normal(1 / Math.sqrt(C))))
+      : null;
+    const gamma = config.cross_attn_layer_scale;
+    this.caGamma = gamma >= 0 ? this.parameter('ca_gamma', [C], constant(gamma)) : null;
+    this.sa = this.child('sa', new SelfAttention(C, num_heads, { init, projInit, cosine, tau }));
+    this.ca = this.child('ca', new CrossAttention(C, num_heads, { init, projInit }));
+    this.ffn = this.child('ffn', new FeedForward(config));
+    this.ln = this.child('ln_wo_grad', config.rms_norm ? new AdaRmsNorm(C, eps) : new AdaLayerNorm(eps));
+    this.caNorm = this.child('ca_norm', config.rms_norm ? new RmsNorm(C, eps) : new LayerNorm(C, eps));
+    this.adaLin = config.shared_aln
+      ? null
+      : this.child('ada_lin.1', new Linear(C, 6 * C, { init: modulationInit(init) }));
+  }
+
+  /**
+   * @param cond the shared modulation [B, 1, 6, C], or the condition [B, C] where each block owns its projection
+   * @param ca_NC text features of all samples
+   */
+  condition(cond: Tensor, ca_NC: Tensor): BlockCondition {
+    const [B = 1, C = 1] = [cond.shape[0], cond.shape[cond.rank - 1]];
+    const gss_B16C = this.adaGss ? add(this.adaGss, cond) : reshape(this.adaLin!.forward(silu(cond)), [B, 1, 6, C]);
+    const [g1, g2, s1, s2, t1, t2] = unbind(gss_B16C, 2) as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor];
+    return { modulation: [g1, g2, s1, s2, t1, t2], text: this.ca.keysValues(ca_NC) };
+  }
+
+  forward(x_BLC: Tensor, { modulation, text }: BlockCondition, ctx: BlockContext): Tensor {
+    const { keep, tap } = ctx;
+    const look = (name: string) => tap && ((value: Tensor) => tap(name, value));
+    const [gain1, gain2, s1, s2, t1, t2] = modulation;
+    const g1 = keep ? mul(gain1, keep.sa) : gain1;
+    const g2 = keep ? mul(gain2, keep.ffn) : gain2;
+
+    const y_BLC = this.ln.forward(x_BLC, s1, t1);
+    tap?.('sa_in', y_BLC);
+    x_BLC = addBranch(x_BLC, this.sa.forward(y_BLC, ctx), g1, look('sa_out'));
+    const gamma_11C = this.caGamma ? reshape(this.caGamma, [1, 1, this.caGamma.size]) : undefined;
+    x_BLC = addBranch(
+      x_BLC,
+      this.ca.forward(this.caNorm.forward(x_BLC), text, ctx.textRange),
+      gamma_11C,
+      look('ca_out'),
+    );
+    return addBranch(x_BLC, this.ffn.forward(this.ln.forward(x_BLC, s2, t2)), g2, look('ffn_out'));
+  }
+}

@@ -1,0 +1,222 @@
+/**
+ * The Infinity transformer: predicts the bits of the next scale from all coarser scales and the prompt.
+ * Source: Infinity (arXiv 2412.04431), infinity/models/infinity.py.
+ */
+import { invalidArgument } from '../errors.js';
+import { Linear } from '../nn/linear.js';
+import { Module, type Tap } from '../nn/module.js';
+import { LayerNorm, type Norm, RmsNorm } from '../nn/norm.js';
+import { add, silu } from '../ops/elementwise.js';
+import { embedding } from '../ops/embedding.js';
+import { cat, reshape } from '../ops/shape.js';
+import { checkpoint } from '../tape.js';
+import { scope, Tensor, unscoped } from '../tensor.js';
+import { type ScaleSchedule, scaleOffsets, scaleTokens, tokenCount } from '../tokenizer/schedule.js';
+import { type BlockContext, CrossAttnBlock, projectionInit } from './block.js';
+import { dropPathRates, type InfinityConfig, ropeFinest, tokenBits } from './config.js';
+import { BitHead, type BitLoss, type BitLossOptions } from './head.js';
+import { rope2dTable } from './rope.js';
+import { type TextCondition, TextConditioner, type TextFeatures } from './text.js';
+
+/** Rows of `lvl_embed`: more than any published schedule has scales. */
+export const MAX_SCALES = 15;
+/** Buffers of old training checkpoints that hold no weights. */
+const LEGACY_BUFFERS = ['lvl_1L', 'attn_bias_for_masking', 'Infinity_visible_kvlen', 'Infinity_invisible_qlen'];
+
+export interface ForwardOptions {
+  readonly text: TextFeatures;
+  readonly schedule: ScaleSchedule;
+  /** Rows and columns that rotary positions are stretched to; by default from the config. */
+  readonly finest?: readonly [h: number, w: number];
+  /** Training: samples whose prompt is replaced by the unconditional rows. */
+  readonly dropText?: readonly boolean[];
+  /** Training: which branches of which samples are kept, a list of B flags for each block; left out, no path is dropped. */
+  readonly dropPath?: readonly { readonly sa: ArrayLike<number>; readonly ffn: ArrayLike<number> }[];
+  /** Recompute every block in the backward pass. */
+  readonly checkpointing?: boolean;
+  /** Sees activations under the names of the reference data. */
+  readonly tap?: Tap;
+}
+
+export class InfinityTransformer extends Module {
+  readonly text: TextConditioner;
+  readonly blocks: readonly CrossAttnBlock[];
+  readonly head: BitHead;
+  private readonly posStart: Tensor;
+  private readonly lvlEmbed: Tensor;
+  private readonly norm0: Norm | null;
+  private readonly word: Linear;
+  private readonly sharedAda: Linear | null;
+  private readonly ropeTables = new Map<string, Tensor>();
+
+  constructor(readonly config: InfinityConfig) {
+    super();
+    const { embed_dim: C, norm_eps: eps, rms_norm, depth, block_chunks } = config;
+    const D = tokenBits(config);
+    const init = projectionInit(C);
+    this.text = this.child('', new TextConditioner(config));
+    this.posStart = this.parameter('pos_start', [1, 1, C], init);
+    this.lvlEmbed = this.parameter('lvl_embed.weight', [MAX_SCALES, C], init);
+    this.norm0 = config.nm0 ? this.child('norm0_ve', rms_norm ? new RmsNorm(D, eps) : new LayerNorm(D, eps)) : null;
+    this.word = this.child('word_embed', new Linear(D, C, { init }));
+    this.sharedAda = config.shared_aln ? this.child('shared_ada_lin.1', new Linear(C, 6 * C, { init })) : null;
+    const chunk = depth / block_chunks;
+    this.blocks = Array.from({ length: depth }, (_, i) => {
+      const name = block_chunks === 1 ? `blocks.${i}` : `block_chunks.${Math.floor(i / chunk)}.module.${i % chunk}`;
+      return this.child(name, new CrossAttnBlock(config));
+    });
+    this.head = this.child('', new BitHead(config));
+  }
+
+  protected override ignores(name: string): boolean {
+    return LEGACY_BUFFERS.includes(name);
+  }
+
+  protected override adaptsRows(name: string): boolean {
+    return name === 'cfg_uncond';
+  }
+
+  /** Rotary table of a schedule, [tokens, c/2, 2]; kept for the next call. */
+  rope(schedule: ScaleSchedule, finest = ropeFinest(this.config, schedule)): Tensor {
+    const key = `${finest}|${schedule.join(';')}`;
+    const known = this.ropeTables.get(key);
+    if (known) return known;
+    const { embed_dim, num_heads, rope2d_normalized_by_hw: mode } = this.config;
+    const headDim = embed_dim / num_heads;
+    const table = rope2dTable({ headDim, schedule, finest, mode });
+    const shape = [tokenCount(schedule), headDim / 2, 2];
+    const tensor = this.keep(unscoped(() => Tensor.from(table, shape, 'f32', this.device)));
+    this.ropeTables.set(key, tensor);
+    return tensor;
+  }
+
+  /** The one token of the first scale: the pooled prompt and a learned offset. [B, C] -> [B, 1, C]. */
+  startToken(cond_BC: Tensor): Tensor {
+    const [B = 1, C = 1] = cond_BC.shape;
+    return add(reshape(cond_BC, [B, 1, C]), this.posStart);
+  }
+
+  /** Code maps of a scale in raster order, [B, L, D] -> [B, L, C]. */
+  wordEmbed(x_BLD: Tensor): Tensor {
+    return this.word.forward(this.norm0 ? this.norm0.forward(x_BLD) : x_BLD);
+  }
+
+  /** Rows of the scale embedding, [levels, C]; one row serves all tokens of its scale. */
+  levelEmbed(levels: readonly number[]): Tensor {
+    return embedding(this.lvlEmbed, Tensor.from(Int32Array.from(levels), [levels.length], 'i32', this.device));
+  }
+
+  /** Whether the level embedding is added before block `i`. */
+  addsLevelBefore(i: number): boolean {
+    const { add_lvl_embeding_only_first_block: once, block_chunks, depth } = this.config;
+    if (once) return i === 0;
+    return block_chunks === 1 || i % (depth / block_chunks) === 0;
+  }
+
+  /** What all blocks are modulated by: their shared projection of the condition, or the condition itself. */
+  modulationSource(cond_BC: Tensor, tap?: Tap): Tensor {
+    const [B = 1, C = 1] = cond_BC.shape;
+    if (!this.sharedAda) return cond_BC;
+    const gss_B16C = reshape(this.sharedAda.forward(silu(cond_BC)), [B, 1, 6, C]);
+    tap?.('text.gss_B16C', gss_B16C);
+    return gss_B16C;
+  }
+
+  /**
+   * Teacher forcing: logits of all scales at once, [B, L, 2D].
+   * @param x_BLD inputs of all scales but the first (sums of codes so far, resized), [B, L - 1, D]; null for one scale
+   */
+  forward(x_BLD: Tensor | null, options: ForwardOptions): Tensor {
+    return scope(() => this.head.classify(this.hidden(x_BLD, options)));
+  }
+
+  /**
+   * Loss of teacher forcing against `bits` u8 [B, L, D]. Its gradients reach every parameter and the text features.
+   * @throws InfinityError INVALID_SHAPE, INVALID_ARGUMENT, PROMPT_TOO_LONG
+   */
+  loss(x_BLD: Tensor | null, bits: Tensor, options: ForwardOptions & BitLossOptions): BitLoss {
+    return scope(() => this.head.loss(this.hidden(x_BLD, options), bits, options));
+  }
+
+  /** The classifier's input of teacher forcing, [B, L, C]. */
+  hidden(x_BLD: Tensor | null, options: ForwardOptions): Tensor {
+    const { schedule, tap } = options;
+    return scope(() => {
+      const text = this.text.forward(this.text.withDropped(options.text, options.dropText ?? []), tap);
+      const cond = this.modulationSource(text.cond_BC, tap);
+      const context = this.context(text, options);
+      const start_B1C = this.startToken(text.cond_BC);
+      this.checkInputs(x_BLD, start_B1C.shape[0]!, schedule);
+      let x_BLC = x_BLD ? cat([start_B1C, this.wordEmbed(x_BLD)], 1) : start_B1C;
+      const lvl_LC = this.levelEmbed(schedule.flatMap((scale, k) => new Array<number>(scaleTokens(scale)).fill(k)));
+      const keep = this.dropPathFactors(options);
+
+      for (const [i, block] of this.blocks.entries()) {
+        if (this.addsLevelBefore(i)) x_BLC = add(x_BLC, lvl_LC);
+        // The reference adds the level in place: what it keeps as a block's output is what the next block reads.
+        tap?.(i === 0 ? 'block0.input' : `block${i - 1}.output`, x_BLC);
+        const ctx = {
+          ...context,
+          keep: keep?.[i],
+          tap: tap && ((name: string, t: Tensor) => tap(`block${i}.${name}`, t)),
+        };
+        const run = (x: Tensor) => scope(() => block.forward(x, block.condition(cond, text.ca_NC), ctx));
+        if (options.checkpointing) {
+          const kept = Object.values(keep?.[i] ?? {});
+          const inputs = [x_BLC, cond, text.ca_NC, text.textRange, context.causal, ...kept];
+          x_BLC = checkpoint(
+            run,
+            inputs,
+            [...block.namedParameters()].map(([, t]) => t),
+          );
+        } else {
+          x_BLC = run(x_BLC);
+        }
+      }
+      tap?.(`block${this.blocks.length - 1}.output`, x_BLC);
+      return this.head.normalize(x_BLC, this.head.condition(text.cond_BC), tap);
+    });
+  }
+
+  /** Every token sees all scales up to its own. */
+  private context(text: TextCondition, { schedule, finest }: ForwardOptions): BlockContext & { causal: Tensor } {
+    const offsets = scaleOffsets(schedule);
+    const visible = schedule.flatMap((scale, k) =>
+      new Array<readonly number[]>(scaleTokens(scale)).fill([0, offsets[k + 1]!]),
+    );
+    const causal = Tensor.from(Int32Array.from(visible.flat()), [1, visible.length, 2], 'i32', this.device);
+    const rope = this.rope(schedule, finest);
+    const memory = { append: (k_BLC: Tensor, v_BLC: Tensor) => ({ k_BLC, v_BLC, range: causal }) };
+    return { rope, ropeStart: 0, memory, textRange: text.textRange, causal };
+  }
+
+  private dropPathFactors({ dropPath, text }: ForwardOptions): { sa: Tensor; ffn: Tensor }[] | undefined {
+    if (!dropPath) return undefined;
+    const B = text.lens.length;
+    const rates = dropPathRates(this.config);
+    const factors = (flags: ArrayLike<number>, rate: number): Tensor => {
+      if (flags.length !== B) invalidArgument('dropPath', `${B} flags, one a sample`, flags.length);
+      return Tensor.from(
+        Array.from(flags, (f) => f / (1 - rate)),
+        [B, 1, 1],
+        this.dtype,
+        this.device,
+      );
+    };
+    return this.blocks.map((_, i) => {
+      const flags =
+        dropPath[i] ?? invalidArgument('dropPath', `flags for ${this.blocks.length} blocks`, dropPath.length);
+      return { sa: factors(flags.sa, rates[i]!), ffn: factors(flags.ffn, rates[i]!) };
+    });
+  }
+
+  private checkInputs(x_BLD: Tensor | null, B: number, schedule: ScaleSchedule): void {
+    const first = schedule[0];
+    if (!first || scaleTokens(first) !== 1 || schedule.length > MAX_SCALES)
+      invalidArgument('schedule', `1 to ${MAX_SCALES} scales, the first of one token`, schedule);
+    const want = [B, tokenCount(schedule) - 1, tokenBits(this.config)];
+    const found = x_BLD?.shape ?? [B, 0, want[2]!];
+    if (found.length !== 3 || found.some((n, i) => n !== want[i]))
+      invalidArgument('the inputs of teacher forcing', `[${want.join(', ')}]`, found);
+  }
+}
