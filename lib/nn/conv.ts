@@ -1,0 +1,63 @@
+/** Convolution layers on channels-last pictures; weights in the official [out, in, rows, columns] order. */
+import { conv2d, type PackedConv, type Padding, packConv, packUpsampleConv, upsampleConv2d } from '../ops/conv.js';
+import type { Tensor } from '../tensor.js';
+import { uniform } from './init.js';
+import { Module, type WeightFormat } from './module.js';
+
+export interface Conv2dOptions {
+  readonly kernel: 1 | 3;
+  /** 2 is the official down-sampling convolution, which pads one zero row below and one zero column right only. */
+  readonly stride?: 1 | 2;
+}
+
+/** Plain 2-D convolution with bias, "same" size at stride 1. x_BHWC -> y_BHWC. */
+export class Conv2d extends Module {
+  private readonly weight: Tensor;
+  private readonly bias: Tensor;
+  private readonly stride: 1 | 2;
+  private readonly padding: Padding;
+  private packed: PackedConv | undefined;
+
+  constructor(inChannels: number, outChannels: number, options: Conv2dOptions) {
+    super();
+    const { kernel, stride = 1 } = options;
+    // PyTorch's default: uniform in ±1/√fan-in, for weight and bias alike.
+    const bound = 1 / Math.sqrt(inChannels * kernel * kernel);
+    this.weight = this.parameter('weight', [outChannels, inChannels, kernel, kernel], uniform(bound));
+    this.bias = this.parameter('bias', [outChannels], uniform(bound));
+    this.stride = stride;
+    this.padding = kernel === 1 ? 0 : stride === 2 ? { top: 0, left: 0, bottom: 1, right: 1 } : 1;
+  }
+
+  forward(x_BHWC: Tensor): Tensor {
+    return conv2d(x_BHWC, this.packed ?? this.weight, this.bias, { stride: this.stride, padding: this.padding });
+  }
+
+  protected override pack(format: WeightFormat): void {
+    this.packed = this.keep(packConv(this.weight, { dtype: format }));
+    this.weight.dispose();
+  }
+}
+
+/** Nearest ×2, then a 3×3 convolution, computed as four 2×2 convolutions. x_BHWC -> y_B(2H)(2W)C. */
+export class UpsampleConv2d extends Module {
+  private readonly weight: Tensor;
+  private readonly bias: Tensor;
+  private packed: PackedConv | undefined;
+
+  constructor(channels: number) {
+    super();
+    const bound = 1 / Math.sqrt(channels * 9);
+    this.weight = this.parameter('weight', [channels, channels, 3, 3], uniform(bound));
+    this.bias = this.parameter('bias', [channels], uniform(bound));
+  }
+
+  forward(x_BHWC: Tensor): Tensor {
+    return upsampleConv2d(x_BHWC, this.packed ?? this.weight, this.bias);
+  }
+
+  protected override pack(format: WeightFormat): void {
+    this.packed = this.keep(packUpsampleConv(this.weight, { dtype: format }));
+    this.weight.dispose();
+  }
+}

@@ -1,0 +1,57 @@
+/** The bitwise visual tokenizer: encoder, multi-scale quantiser, decoder. Source: flux_vqgan.py, AutoEncoder. */
+import { InfinityError } from '../errors.js';
+import { Module } from '../nn/module.js';
+import { clamp } from '../ops/elementwise.js';
+import { type Shape, scope, type Tensor } from '../tensor.js';
+import type { AutoencoderConfig } from './config.js';
+import { Decoder } from './decoder.js';
+import { Encoder, type Tap } from './encoder.js';
+
+export class Autoencoder extends Module {
+  readonly encoder: Encoder;
+  readonly decoder: Decoder;
+
+  constructor(readonly config: AutoencoderConfig) {
+    super();
+    this.encoder = this.child('encoder', new Encoder(config));
+    this.decoder = this.child('decoder', new Decoder(config));
+  }
+
+  /** The quantiser has no weights: its masks, and the perceptual network of a training checkpoint, are left alone. */
+  protected override ignores(name: string): boolean {
+    return /^(quantizer|quantize|perceptual_model)\./.test(name);
+  }
+
+  /** Older files spell a wrapped layer without its wrapper: "conv1.weight" for "conv1.conv.weight". */
+  protected override sourceName(name: string, shapes: ReadonlyMap<string, Shape>): string {
+    return shapes.has(name) ? name : name.replace(/\.(conv|norm)\.(weight|bias)$/, '.$2');
+  }
+
+  /**
+   * Features before quantisation.
+   * @param image_BHWC pictures in [-1, 1], channels last, extents multiples of `patch_size`
+   * @returns features_BhwD
+   * @throws InfinityError UNSUPPORTED_SIZE
+   */
+  encode(image_BHWC: Tensor, tap?: Tap): Tensor {
+    const [, height, width, channels] = image_BHWC.shape as [number, number, number, number];
+    const { patch_size } = this.config;
+    if (image_BHWC.rank !== 4 || channels !== 3 || height % patch_size || width % patch_size)
+      throw new InfinityError(
+        'UNSUPPORTED_SIZE',
+        `Expected pictures [B, H, W, 3] with H and W multiples of ${patch_size} but received [${image_BHWC.shape.join(', ')}].`,
+        { value: image_BHWC.shape, cure: 'Resize the picture first.' },
+      );
+    return this.encoder.forward(image_BHWC, tap && ((name, value) => tap(`encoder.${name}`, value)));
+  }
+
+  /** Pictures in [-1, 1] of a sum of codes, codes_BhwD -> image_BHWC. */
+  decode(codes_BHWD: Tensor, tap?: Tap): Tensor {
+    return scope(() => clamp(this.decodeUnclamped(codes_BHWD, tap), -1, 1));
+  }
+
+  /** What training compares with the picture: the decoder's output as it is. */
+  decodeUnclamped(codes_BHWD: Tensor, tap?: Tap): Tensor {
+    return this.decoder.forward(codes_BHWD, tap && ((name, value) => tap(`decoder.${name}`, value)));
+  }
+}

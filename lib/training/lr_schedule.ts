@@ -1,0 +1,50 @@
+/** Learning rate and weight decay over iterations. Source: Infinity, infinity/utils/lr_control.py. */
+import { invalidArgument } from '../errors.js';
+
+export interface LrScheduleOptions {
+  /** lin0, lin, lin00, lin<T> with T in (0, 1), cos or exp. */
+  readonly schedule: string;
+  readonly warmupIterations: number;
+  readonly maxIterations: number;
+  /** Multiplier at iteration 0. */
+  readonly startFactor: number;
+  /** Multiplier at the last iteration. */
+  readonly endFactor: number;
+}
+
+/** Fraction of the run at which a schedule begins to fall. */
+const PLATEAU = { lin0: 0.05, lin: 0.15, exp: 0.15 } as const;
+
+function afterWarmup(schedule: string, p: number, end: number): number {
+  const linear = (plateau: number): number => (p < plateau ? 1 : end + ((1 - end) * (1 - p)) / (1 - plateau));
+  switch (schedule) {
+    case 'lin0':
+      return linear(PLATEAU.lin0);
+    case 'lin':
+      return linear(PLATEAU.lin);
+    case 'lin00':
+      return end + (1 - end) * (1 - p);
+    case 'cos':
+      return end + (1 - end) * (0.5 + 0.5 * Math.cos(Math.PI * p));
+    case 'exp':
+      return p < PLATEAU.exp ? 1 : end ** ((p - PLATEAU.exp) / (1 - PLATEAU.exp));
+  }
+  const turn = Number(/^lin(0?\.\d+)$/.exec(schedule)?.[1]);
+  if (!(turn > 0 && turn < 1)) invalidArgument('schedule', 'lin0, lin, lin00, lin<T>, cos or exp', schedule);
+  const mid = (1 + end + (1 - end) * (1 - turn)) / 2;
+  return p < turn ? 1 + ((mid - 1) * p) / turn : end + ((mid - end) * (1 - p)) / (1 - turn);
+}
+
+/** Multiplier of the peak learning rate at `iteration`, counted from 0. */
+export function lrFactor(iteration: number, options: LrScheduleOptions): number {
+  const { schedule, warmupIterations: warmup, maxIterations, startFactor, endFactor } = options;
+  if (iteration < warmup) return startFactor + ((1 - startFactor) * iteration) / warmup;
+  const rest = maxIterations - 1 - warmup;
+  return afterWarmup(schedule, rest > 0 ? Math.min(1, (iteration - warmup) / rest) : 0, endFactor);
+}
+
+/** Weight decay moves from `start` to `end` on half a cosine. */
+export function weightDecayAt(iteration: number, maxIterations: number, start: number, end: number): number {
+  const p = maxIterations > 1 ? iteration / (maxIterations - 1) : 0;
+  return end + (start - end) * (0.5 + 0.5 * Math.cos(Math.PI * p));
+}

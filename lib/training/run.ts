@@ -1,0 +1,146 @@
+/** The loop that every trainer shares: resume, step, report, save, stop. A trainer brings the step and its tensors. */
+import { mkdir } from 'node:fs/promises';
+import { type Batch, Loader } from '../data/loader.js';
+import { InfinityError } from '../errors.js';
+import type { HostTensor } from '../nn/module.js';
+import type { Tensor } from '../tensor.js';
+import type { RunConfig } from './config.js';
+import { lrFactor } from './lr_schedule.js';
+import type { AdamW } from './optimizer.js';
+import { Progress } from './progress.js';
+import { checkSameConfig, loadRunState, saveRunState } from './run_state.js';
+
+/** One line of a run's log. */
+export interface StepEvent {
+  readonly step: number;
+  readonly iterations: number;
+  readonly loss: number;
+  /** Global gradient norm before clipping. */
+  readonly gradNorm: number;
+  readonly lr: number;
+  readonly samplesPerSecond: number;
+  readonly secondsLeft: number;
+  /** Terms of the loss and accuracies, by name. */
+  readonly metrics: Readonly<Record<string, number>>;
+  /** Set on the steps whose state was saved. */
+  readonly saved?: string;
+}
+
+/** What distinguishes one training from another. */
+export interface Trainee {
+  readonly optimizer: AdamW;
+  /** Submits one step and resolves with its numbers. `lr` and `weightDecay` are those of this step. */
+  step(batch: Batch, step: number, rates: { lr: number; weightDecay: number }): Promise<StepNumbers>;
+  /** Weights in training, by name. */
+  weights(): Iterable<[string, Tensor]>;
+}
+
+export interface StepNumbers {
+  readonly loss: number;
+  readonly gradNorm: number;
+  readonly metrics: Readonly<Record<string, number>>;
+}
+
+export interface RunOptions {
+  /** Directory of the run's states; created when missing, resumed when it holds one. */
+  readonly directory: string;
+  readonly signal?: AbortSignal;
+}
+
+async function snapshot(trainee: Trainee): Promise<Map<string, HostTensor>> {
+  const tensors = new Map<string, HostTensor>();
+  const add = async (name: string, t: Tensor): Promise<void> => {
+    tensors.set(name, { shape: t.shape, data: Float32Array.from(await t.readFloats()) });
+  };
+  for (const [name, t] of trainee.weights()) await add(`weight.${name}`, t);
+  for (const [name, t] of trainee.optimizer.stateTensors()) await add(name, t);
+  return tensors;
+}
+
+function restore(trainee: Trainee, tensors: ReadonlyMap<string, HostTensor>, step: number): void {
+  for (const [name, t] of trainee.weights()) {
+    const saved = tensors.get(`weight.${name}`);
+    if (saved?.data.length !== t.size)
+      throw new InfinityError(
+        'CHECKPOINT_CONFIG_MISMATCH',
+        `The saved state does not hold weight '${name}' of this model.`,
+        {
+          value: name,
+          cure: 'Resume with the configuration that the run was started with.',
+        },
+      );
+    t.write(saved.data);
+  }
+  trainee.optimizer.load(new Map([...tensors].map(([name, { data }]) => [name, data])), step);
+}
+
+/**
+ * Runs until `iterations`, resuming from the directory's newest state. Yields once a step. An abort saves the state first
+ * and then rejects with the signal's reason.
+ * @throws InfinityError NUMERICAL when the loss is not finite: the last saved state is named
+ */
+export async function* runTraining(
+  trainee: Trainee,
+  config: RunConfig,
+  options: RunOptions,
+): AsyncGenerator<StepEvent> {
+  const { directory, signal } = options;
+  const { iterations, batch_size, save_every, optimizer: o } = config;
+  await mkdir(directory, { recursive: true });
+  const resumed = await loadRunState(directory);
+  let step = 0;
+  if (resumed) {
+    checkSameConfig(resumed.config, config, ['save_every']);
+    restore(trainee, resumed.tensors, resumed.step);
+    step = resumed.step;
+  }
+  const save = async (): Promise<string> => saveRunState(directory, { step, config, tensors: await snapshot(trainee) });
+  const schedule = {
+    schedule: o.lr_schedule,
+    warmupIterations: o.warmup_iterations,
+    maxIterations: iterations,
+    startFactor: o.start_factor,
+    endFactor: o.end_factor,
+  };
+  const loader = new Loader(config.dataset, { batchSize: batch_size, start: step * batch_size, ahead: 3 });
+  const progress = new Progress(iterations, batch_size);
+  let lastSaved = step;
+  try {
+    while (step < iterations) {
+      if (signal?.aborted) {
+        if (step > lastSaved) await save();
+        throw signal.reason;
+      }
+      const lr = o.lr * lrFactor(step, schedule);
+      const numbers = await trainee.step(await loader.next(), step, { lr, weightDecay: o.weight_decay });
+      if (!Number.isFinite(numbers.loss) || !Number.isFinite(numbers.gradNorm))
+        throw new InfinityError(
+          'NUMERICAL',
+          `The loss of step ${step} is ${numbers.loss}, its gradient norm ${numbers.gradNorm}.`,
+          {
+            value: numbers.loss,
+            fields: { step, lastSaved },
+            cure: `The state of step ${lastSaved} is intact: lower the learning rate and resume from it.`,
+          },
+        );
+      step++;
+      progress.tick();
+      let saved: string | undefined;
+      if (step % save_every === 0 || step === iterations) {
+        saved = await save();
+        lastSaved = step;
+      }
+      yield {
+        step,
+        iterations,
+        lr,
+        ...numbers,
+        samplesPerSecond: progress.samplesPerSecond,
+        secondsLeft: progress.secondsLeft(step),
+        ...(saved ? { saved } : {}),
+      };
+    }
+  } finally {
+    await loader.close();
+  }
+}
