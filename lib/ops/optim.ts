@@ -1,6 +1,8 @@
-/** Updates of weights in place. No gradients; f32 or f64. */
-import type { Tensor } from '../tensor.js';
+/** Parameter updates, in place and outside any tape, and the norm of gradients. */
+import { invalidArgument } from '../errors.js';
+import { scope, type Tensor } from '../tensor.js';
 import { Op } from './generated.js';
+import { refuseGradient } from './record.js';
 import { checkShapes, run, shaped } from './run.js';
 import { cat, reshape } from './shape.js';
 
@@ -9,52 +11,81 @@ export interface AdamwOptions {
   readonly beta1: number;
   readonly beta2: number;
   readonly eps: number;
-  /** Decoupled: weights shrink by lr · weightDecay before the step. */
+  /** Decoupled: the parameter shrinks by lr · weightDecay before the step. */
   readonly weightDecay: number;
-  /** Counted from 1: corrects the bias of the moments. */
+  /** Which update this is, from 1: the moments' bias is corrected by it. */
   readonly step: number;
-  /** A tensor [] that multiplies the gradient: the factor of `clipFactor`. */
-  readonly gradScale: Tensor;
+  /** [] multiplied into the gradient (clipping, averaging); none: 1. */
+  readonly gradScale?: Tensor | null;
 }
 
-const sameSize = (a: Tensor, b: Tensor): boolean => a.size === b.size && a.dtype === b.dtype;
+const sameShape = (a: Tensor, b: Tensor): boolean =>
+  a.dtype === b.dtype && a.rank === b.rank && a.shape.every((n, i) => n === b.shape[i]);
 
-/** One AdamW step (torch.optim.AdamW) on `parameter` and its moments `m` and `v`, all in place. */
-export function adamw_(parameter: Tensor, grad: Tensor, m: Tensor, v: Tensor, options: AdamwOptions): void {
+/** One AdamW update of `param` and its moments `m` and `v`, as torch.optim.AdamW computes it. */
+export function adamw_(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, options: AdamwOptions): void {
   const { lr, beta1, beta2, eps, weightDecay, step, gradScale } = options;
   checkShapes(
     'adamw',
-    [grad, m, v].every((t) => sameSize(t, parameter)),
-    'four tensors of one size',
-    parameter,
+    [grad, m, v].every((t) => sameShape(t, param)),
+    'four tensors of one shape',
+    param,
     grad,
+    m,
+    v,
   );
-  checkShapes('adamw', gradScale.size === 1 && gradScale.dtype === grad.dtype, 'a scalar factor', gradScale);
-  const params = [lr, beta1, beta2, eps, weightDecay, 1 - beta1 ** step, Math.sqrt(1 - beta2 ** step)];
-  run(Op.adamw, [grad, gradScale], [parameter, m, v], params);
+  if (gradScale)
+    checkShapes('adamw', gradScale.size === 1 && gradScale.dtype === param.dtype, 'a factor []', gradScale);
+  if (!Number.isInteger(step) || step < 1) invalidArgument('step', 'an integer from 1', step);
+  for (const [name, value] of Object.entries({ lr, eps, weightDecay }))
+    if (!(value >= 0 && Number.isFinite(value))) invalidArgument(name, 'a number from 0', value);
+  for (const [name, value] of Object.entries({ beta1, beta2 }))
+    if (!(value >= 0 && value < 1)) invalidArgument(name, 'a number in [0, 1)', value);
+  refuseGradient('adamw', [param, grad]);
+  run(
+    Op.adamw,
+    [grad, gradScale],
+    [param, m, v],
+    [
+      1 - lr * weightDecay,
+      beta1,
+      1 - beta1,
+      beta2,
+      1 - beta2,
+      lr / (1 - beta1 ** step),
+      Math.sqrt(1 - beta2 ** step),
+      eps,
+    ],
+  );
 }
 
-/** average = decay · average + (1 − decay) · parameter, in place. */
-export function ema_(average: Tensor, parameter: Tensor, decay: number): void {
-  checkShapes('ema', sameSize(average, parameter), 'two tensors of one size', average, parameter);
-  run(Op.ema, [parameter], [average], [decay]);
+/** shadow = decay · shadow + (1 - decay) · param, in place. */
+export function ema_(shadow: Tensor, param: Tensor, decay: number): void {
+  checkShapes('ema', sameShape(shadow, param), 'two tensors of one shape', shadow, param);
+  if (!(decay >= 0 && decay <= 1)) invalidArgument('decay', 'a number in [0, 1]', decay);
+  refuseGradient('ema', [shadow, param]);
+  run(Op.ema, [param], [shadow], [decay, 1 - decay]);
 }
 
-/** The sum of squares of all elements, [...] -> []. */
+/** Σ x² -> [], accumulated in double. */
 export function sumSquares(x: Tensor): Tensor {
-  return run(Op.sumSquares, [x], [shaped(x, [])])[0]!;
+  refuseGradient('sum_squares', [x]);
+  const [y] = run(Op.sumSquares, [x], [shaped(x, [])]);
+  return y!;
 }
 
 /**
- * The global norm of gradients given by their sums of squares, and the factor that brings it down to `maxNorm` (1 where it is
- * below), as torch.nn.utils.clip_grad_norm_.
+ * The norm of all gradients together, given by their sums of squares, and the factor min(1, maxNorm / (norm + 1e-6)) that
+ * brings it down to `maxNorm`, as torch.nn.utils.clip_grad_norm_: the `gradScale` of every parameter. A NaN stays one in both.
  */
-export function clipFactor(sums: readonly Tensor[], maxNorm: number): { norm: Tensor; factor: Tensor } {
-  checkShapes('clip_factor', sums.length > 0, 'at least one sum of squares');
-  const all = cat(
-    sums.map((s) => reshape(s, [1])),
-    0,
-  );
-  const [norm, factor] = run(Op.clipFactor, [all], [shaped(all, []), shaped(all, [])], [maxNorm]);
-  return { norm: norm!, factor: factor! };
+export function clipFactor(squares: readonly Tensor[], maxNorm: number): { norm: Tensor; factor: Tensor } {
+  if (!(maxNorm > 0)) invalidArgument('maxNorm', 'a positive number', maxNorm);
+  return scope(() => {
+    const all = cat(
+      squares.map((s) => reshape(s, [1])),
+      0,
+    );
+    const [norm, factor] = run(Op.clipFactor, [all], [shaped(all, []), shaped(all, [])], [maxNorm]);
+    return { norm: norm!, factor: factor! };
+  });
 }

@@ -20,30 +20,18 @@ void forTiles(const KernelArgs& a, const F& f) {
   });
 }
 
-template <class T>
-INFINITY_INLINE Vec<T> get(const T* p, int n) {
-  return n == lanesOf<T> ? load(p) : loadTail(p, n);
-}
-template <class T>
-INFINITY_INLINE void put(T* p, Vec<T> v, int n) {
-  if (n == lanesOf<T>)
-    store(p, v);
-  else
-    storeTail(p, v, n);
-}
-
 template <class T, class F>
 void map1(const KernelArgs& a, const F& f) {
   const T* x = a.in[0].as<T>();
   T* y = a.out[0].as<T>();
-  forTiles<T>(a, [&](int64_t i, int n) { put(y + i, f(get(x + i, n)), n); });
+  forTiles<T>(a, [&](int64_t i, int n) { storeUpTo(y + i, f(loadUpTo(x + i, n)), n); });
 }
 
 template <class T, class F>
 void map2(const KernelArgs& a, const F& f) {
   const T *x0 = a.in[0].as<T>(), *x1 = a.in[1].as<T>();
   T* y = a.out[0].as<T>();
-  forTiles<T>(a, [&](int64_t i, int n) { put(y + i, f(get(x0 + i, n), get(x1 + i, n)), n); });
+  forTiles<T>(a, [&](int64_t i, int n) { storeUpTo(y + i, f(loadUpTo(x0 + i, n), loadUpTo(x1 + i, n)), n); });
 }
 
 // ---- broadcasting: rows along the last axis of the walk, each operand advancing by 1 or standing still
@@ -206,9 +194,9 @@ void swigluBackwardKernel(const KernelArgs& a) {
   const T *gy = a.in[0].as<T>(), *gate = a.in[1].as<T>(), *x = a.in[2].as<T>();
   T *gGate = a.out[0].as<T>(), *gx = a.out[1].as<T>();
   forTiles<T>(a, [&](int64_t i, int n) {
-    const Vec<T> g = get(gy + i, n), z = get(gate + i, n);
-    put(gGate + i, g * get(x + i, n) * siluGrad(z), n);
-    put(gx + i, g * silu(z), n);
+    const Vec<T> g = loadUpTo(gy + i, n), z = loadUpTo(gate + i, n);
+    storeUpTo(gGate + i, g * loadUpTo(x + i, n) * siluGrad(z), n);
+    storeUpTo(gx + i, g * silu(z), n);
   });
 }
 

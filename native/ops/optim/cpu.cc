@@ -2,90 +2,74 @@
 
 #include "cpu/kernel.h"
 #include "cpu/simd.h"
+#include "ops/reduce/chunks.h"
 
 namespace infinity::INFINITY_ISA {
 namespace {
 
-// Calls fn(i, n) for runs of at most one vector; n < lanes only at a tile's end.
+// Calls f(i, n) for n ≤ lanes elements from i.
 template <class T, class F>
-void forVectors(const KernelArgs& a, int64_t size, const F& fn) {
+void forVectors(const KernelArgs& a, int64_t size, const F& f) {
   constexpr int lanes = lanesOf<T>;
   a.pool->parallelFor(tilesFor(size), [&](int64_t tile) {
     const int64_t end = size < (tile + 1) * kElementsPerTile ? size : (tile + 1) * kElementsPerTile;
-    for (int64_t i = tile * kElementsPerTile; i < end; i += lanes) {
-      const int64_t rest = end - i;
-      fn(i, rest < lanes ? static_cast<int>(rest) : lanes);
-    }
+    int64_t i = tile * kElementsPerTile;
+    for (; i + lanes <= end; i += lanes) f(i, lanes);
+    if (i < end) f(i, static_cast<int>(end - i));
   });
 }
 
-// One pass over the weights: clip, both moments, decay and step.
+// in: gradient, factor [] or none; out, in place: parameter, first and second moment. Decoupled weight decay comes
+// first, as in torch.optim.AdamW.
 template <class T>
 void adamwKernel(const KernelArgs& a) {
-  const auto& p = a.paramsAs<AdamwParams>();
-  const T* grad = a.in[0].as<T>();
-  const Vec<T> clip = splat(*a.in[1].as<T>());
-  T *weight = a.out[0].as<T>(), *m = a.out[1].as<T>(), *v = a.out[2].as<T>();
-  const Vec<T> beta1 = splatTo<T>(p.beta1), rest1 = splatTo<T>(1 - T(p.beta1));
-  const Vec<T> beta2 = splatTo<T>(p.beta2), rest2 = splatTo<T>(1 - T(p.beta2));
-  const Vec<T> keep = splatTo<T>(1 - T(p.lr) * T(p.weightDecay));
-  const Vec<T> rate = splatTo<T>(T(p.lr) / T(p.correction1)), inverse = splatTo<T>(1 / T(p.correction2));
-  const Vec<T> eps = splatTo<T>(p.eps);
-  forVectors<T>(a, a.out[0].size(), [&](int64_t i, int n) {
-    const Vec<T> g = loadTail(grad + i, n) * clip;
-    const Vec<T> m1 = fma(beta1, loadTail(m + i, n), rest1 * g);
-    const Vec<T> v1 = fma(beta2, loadTail(v + i, n), rest2 * g * g);
-    const Vec<T> w = loadTail(weight + i, n) * keep - rate * m1 / fma(sqrt(v1), inverse, eps);
-    storeTail(m + i, m1, n);
-    storeTail(v + i, v1, n);
-    storeTail(weight + i, w, n);
+  const auto& p = a.paramsAs<AdamWParams>();
+  const T factor = a.in[1] ? *a.in[1].as<T>() : T(1);
+  const T* gradient = a.in[0].as<T>();
+  T *parameter = a.out[0].as<T>(), *first = a.out[1].as<T>(), *second = a.out[2].as<T>();
+  forVectors<T>(a, a.in[0].size(), [&](int64_t i, int n) {
+    const Vec<T> g = loadUpTo(gradient + i, n) * splat(factor);
+    const Vec<T> m = fma(splatTo<T>(p.oneMinusBeta1), g, splatTo<T>(p.beta1) * loadUpTo(first + i, n));
+    const Vec<T> v = fma(splatTo<T>(p.oneMinusBeta2) * g, g, splatTo<T>(p.beta2) * loadUpTo(second + i, n));
+    const Vec<T> scale = sqrt(v) / splatTo<T>(p.rootCorrection) + splatTo<T>(p.eps);
+    storeUpTo(first + i, m, n);
+    storeUpTo(second + i, v, n);
+    storeUpTo(parameter + i, loadUpTo(parameter + i, n) * splatTo<T>(p.keep) - splatTo<T>(p.stepSize) * (m / scale), n);
   });
 }
 
+// in: parameter; out, in place: its moving average.
 template <class T>
 void emaKernel(const KernelArgs& a) {
-  const T* weight = a.in[0].as<T>();
-  T* average = a.out[0].as<T>();
-  const Vec<T> rest = splatTo<T>(1 - T(a.paramsAs<EmaParams>().decay));
-  forVectors<T>(a, a.out[0].size(), [&](int64_t i, int n) {
-    const Vec<T> s = loadTail(average + i, n);
-    storeTail(average + i, fma(rest, loadTail(weight + i, n) - s, s), n);
+  const auto& p = a.paramsAs<EmaParams>();
+  const T* x = a.in[0].as<T>();
+  T* shadow = a.out[0].as<T>();
+  forVectors<T>(a, a.in[0].size(), [&](int64_t i, int n) {
+    storeUpTo(shadow + i,
+              fma(splatTo<T>(p.oneMinusDecay), loadUpTo(x + i, n), splatTo<T>(p.decay) * loadUpTo(shadow + i, n)), n);
   });
 }
 
-size_t sumSquaresPlan(const KernelArgs& a) { return static_cast<size_t>(tilesFor(a.in[0].size())) * sizeof(double); }
+size_t sumSquaresPlan(const KernelArgs& a) { return chunkSumBytes(a.in[0].size()); }
 
-// One partial sum a tile of fixed size, added up in double in the order of the tiles.
 template <class T>
 void sumSquaresKernel(const KernelArgs& a) {
   const T* x = a.in[0].as<T>();
-  const int64_t size = a.in[0].size(), tiles = tilesFor(size);
-  auto* partial = static_cast<double*>(a.scratch);
-  constexpr int lanes = lanesOf<T>;
-  a.pool->parallelFor(tiles, [&](int64_t tile) {
-    const int64_t end = size < (tile + 1) * kElementsPerTile ? size : (tile + 1) * kElementsPerTile;
-    Vec<T> s = splatTo<T>(0);
-    for (int64_t i = tile * kElementsPerTile; i < end; i += lanes) {
-      const int64_t rest = end - i;
-      const Vec<T> v = loadTail(x + i, rest < lanes ? static_cast<int>(rest) : lanes);
-      s = fma(v, v, s);
-    }
-    partial[tile] = hsum(s);
-  });
-  double total = 0;
-  for (int64_t t = 0; t < tiles; ++t) total += partial[t];
-  *a.out[0].as<T>() = static_cast<T>(total);
+  *a.out[0].as<T>() = static_cast<T>(chunkSum(a, a.in[0].size(), [x](int64_t i) {
+    const double v = static_cast<double>(x[i]);
+    return v * v;
+  }));
 }
 
+// in: sums of squares [n]; out: the norm of all of them together, and min(1, maxNorm / (norm + 1e-6)) as in
+// torch.nn.utils.clip_grad_norm_. A NaN stays one.
 template <class T>
 void clipFactorKernel(const KernelArgs& a) {
-  const T* sums = a.in[0].as<T>();
-  double total = 0;
-  for (int64_t i = 0; i < a.in[0].size(); ++i) total += sums[i];
-  const double norm = __builtin_sqrt(total);
-  const double factor = a.paramsAs<ClipFactorParams>().maxNorm / (norm + kClipEps);
+  double sum = 0;
+  for (int64_t i = 0; i < a.in[0].size(); ++i) sum += static_cast<double>(a.in[0].as<T>()[i]);
+  const double norm = __builtin_sqrt(sum), factor = a.paramsAs<ClipFactorParams>().maxNorm / (norm + 1e-6);
   *a.out[0].as<T>() = static_cast<T>(norm);
-  *a.out[1].as<T>() = static_cast<T>(factor < 1 ? factor : 1);
+  *a.out[1].as<T>() = static_cast<T>(factor > 1 ? 1 : factor);
 }
 
 }  // namespace

@@ -1,23 +1,25 @@
-// Updates of weights in training. AdamW: Loshchilov & Hutter, "Decoupled weight decay regularization", as
-// torch.optim.AdamW.
+// Parameter updates. Constants come from JavaScript as doubles rounded once, 1 - β among them: formed here from a
+// rounded β it would carry an error of up to 1e-4.
 #pragma once
+#include <cstdint>
 
 namespace infinity {
 
-struct AdamwParams {
-  float lr, beta1, beta2, eps, weightDecay;
-  float correction1, correction2;  // 1 - beta1^step, sqrt(1 - beta2^step)
+struct AdamWParams {
+  float keep;  // 1 - lr · weight decay
+  float beta1, oneMinusBeta1;
+  float beta2, oneMinusBeta2;
+  float stepSize;        // lr / (1 - β₁ᵗ)
+  float rootCorrection;  // √(1 - β₂ᵗ)
+  float eps;
 };
 
 struct EmaParams {
-  float decay;
+  float decay, oneMinusDecay;
 };
 
 struct ClipFactorParams {
   float maxNorm;
 };
-
-// torch.nn.utils.clip_grad_norm_ divides by the norm plus this.
-constexpr double kClipEps = 1e-6;
 
 }  // namespace infinity

@@ -1,0 +1,28 @@
+/** Mean distances between two tensors of one shape. */
+import type { Tensor } from '../tensor.js';
+import { scale } from './elementwise.js';
+import { Op } from './generated.js';
+import { differentiable } from './record.js';
+import { checkShapes, like, run, shaped } from './run.js';
+
+function meanDistance(name: 'l1Loss' | 'l2Loss', x: Tensor, y: Tensor): Tensor {
+  const float = x.dtype === y.dtype && (x.dtype === 'f32' || x.dtype === 'f64');
+  const same = x.rank === y.rank && x.shape.every((n, i) => n === y.shape[i]);
+  checkShapes(Op[name].name, float && same, 'two float tensors of one shape', x, y);
+  const [loss] = run(Op[name], [x, y], [shaped(x, [])]);
+  differentiable(Op[name].name, [x, y], [loss!], [x, y], ([gy], need) => {
+    const [gx] = run(Op[`${name}Backward`], [gy!, x, y], [like(x)]);
+    return [gx!, need[1] ? scale(gx!, -1) : null];
+  });
+  return loss!;
+}
+
+/** mean |x - y| -> []; the gradient where x = y is 0. */
+export function l1Loss(x: Tensor, y: Tensor): Tensor {
+  return meanDistance('l1Loss', x, y);
+}
+
+/** mean (x - y)² -> []. */
+export function l2Loss(x: Tensor, y: Tensor): Tensor {
+  return meanDistance('l2Loss', x, y);
+}
