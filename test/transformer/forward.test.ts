@@ -1,10 +1,14 @@
 import assert from 'node:assert/strict';
 import { Device } from '../../lib/device.js';
 import { toFloat64 } from '../../lib/io/tensor_data.js';
+import { placed } from '../../lib/nn/module.js';
 import { Tape } from '../../lib/tape.js';
-import { Tensor } from '../../lib/tensor.js';
+import { scope, Tensor } from '../../lib/tensor.js';
+import type { ScaleSchedule } from '../../lib/tokenizer/schedule.js';
+import { officialInfinityConfig } from '../../lib/transformer/config.js';
 import { tokenWeights } from '../../lib/transformer/head.js';
-import type { ForwardOptions } from '../../lib/transformer/infinity.js';
+import { type ForwardOptions, InfinityTransformer } from '../../lib/transformer/infinity.js';
+import { randomArray, relativeError } from '../support/numeric.js';
 import { type CaseJson, TransformerCase } from '../support/transformer_case.js';
 
 interface ForwardJson extends CaseJson {
@@ -97,6 +101,60 @@ describe('transformer forward', () => {
         model.dispose();
         assert.equal(Device.default().stats().liveTensors, live, 'tensors leaked');
       });
+
+  it('gradients reach the text features: finite differences in f64, some prompts dropped', async () => {
+    const schedule: ScaleSchedule = [
+      [1, 1, 1],
+      [1, 2, 3],
+    ];
+    const config = officialInfinityConfig('infinity_layer12', {
+      embed_dim: 16,
+      depth: 2,
+      num_heads: 2,
+      block_chunks: 2,
+      text_channels: 128,
+      text_maxlen: 4,
+      vae_embed_dim: 3,
+      scale_schedules: [schedule],
+    });
+    using model = placed({ dtype: 'f64' }, () => new InfinityTransformer(config)).initialize(2);
+    const lens = [2, 1, 3];
+    const values = randomArray(1, 6 * 128);
+    using x = Tensor.from(randomArray(2, 3 * 6 * 3), [3, 6, 3], 'f64');
+    using bits = Tensor.from(
+      Uint8Array.from(randomArray(3, 3 * 7 * 3), (v) => Number(v > 0)),
+      [3, 7, 3],
+      'u8',
+    );
+    const lossOf = (kv_NCt: Tensor) =>
+      model.loss(x, bits, { text: { kv_NCt, lens }, schedule, reweight: true, dropText: [false, true, false] }).loss;
+    using kv = Tensor.from(values, [6, 128], 'f64');
+    const tape = new Tape().watch(kv);
+    using loss = tape.run(() => lossOf(kv));
+    using one = Tensor.from([1], [], 'f64');
+    const grads = tape.backward([{ of: loss, cotangent: one }]);
+    const got = await (grads.get(kv) ?? assert.fail('no gradient of the text features')).readFloats();
+    grads.dispose();
+    const at = async (i: number, step: number): Promise<number> => {
+      const moved = values.slice();
+      moved[i]! += step;
+      using features = Tensor.from(moved, [6, 128], 'f64');
+      using y = scope(() => lossOf(features));
+      return (await y.readFloats())[0]!;
+    };
+    const picked = [0, 130, 300, 511, 640, 767];
+    const want: number[] = [];
+    for (const i of picked) want.push(((await at(i, 1e-4)) - (await at(i, -1e-4))) / 2e-4);
+    assert.ok(
+      relativeError(
+        picked.map((i) => got[i]!),
+        want,
+      ) < 1e-6,
+    );
+    // The second prompt was dropped: nothing depends on its one row.
+    assert.ok(got.slice(2 * 128, 3 * 128).every((g) => g === 0));
+    assert.ok(want[0] !== 0);
+  });
 
   it('refuses inputs, prompts and schedules that do not fit, by name', function () {
     const golden = new TransformerCase(this, CASES[0]!);

@@ -1,0 +1,288 @@
+/**
+ * Drawing pictures scale by scale: cached keys and values, guidance, one draw a bit.
+ * Source: Infinity, infinity/models/infinity.py (autoregressive_infer_cfg).
+ */
+import { invalidArgument } from '../errors.js';
+import type { Tap } from '../nn/module.js';
+import { bitSample, bitsToCodes, drawKeys, type UniformSource } from '../ops/bits.js';
+import { add, scale } from '../ops/elementwise.js';
+import { pixelShuffle, pixelUnshuffle, resizeLinear } from '../ops/resize.js';
+import { repeat0, reshape } from '../ops/shape.js';
+import { scope, Tensor, unscoped } from '../tensor.js';
+import { finestGrid, patchifySchedule, type ScaleSchedule, scaleOffsets, scaleTokens } from '../tokenizer/schedule.js';
+import type { BlockCondition } from './block.js';
+import { tokenBits } from './config.js';
+import { conditional, Guidance, type PerScale, perScale, unconditional } from './guidance.js';
+import type { HeadModulation } from './head.js';
+import { type InfinityTransformer, MAX_SCALES } from './infinity.js';
+import { KvCache } from './kv_cache.js';
+import type { TextFeatures } from './text.js';
+
+export interface SampleOptions {
+  readonly text: TextFeatures;
+  /** Prompts to guide away from, one a picture; by default the learned unconditional text. */
+  readonly negative?: TextFeatures;
+  readonly schedule: ScaleSchedule;
+  /** Rows and columns that rotary positions are stretched to; by default from the config. */
+  readonly finest?: readonly [h: number, w: number];
+  /** What each picture's draws are keyed by; its place in the batch is not. */
+  readonly images: readonly { readonly seed: number | bigint; readonly image: number }[];
+  /** Guidance strength, default 1 (none). Scales after the last guided one run no unconditional samples. */
+  readonly guidance?: PerScale;
+  /** Default [0], on the logits; see `Guidance`. */
+  readonly guidanceLayers?: readonly number[];
+  /** Temperature that divides the logits, default 1. */
+  readonly tau?: PerScale;
+  /** 0 leaves both values of a bit, 1 takes the likelier one. Default 0. */
+  readonly topK?: number;
+  /** A value of a bit whose probability is at most 1 − topP is never drawn. Default 0: off. */
+  readonly topP?: number;
+  /** Bits u8 [B, L, D] of a scale that replace the drawn ones. */
+  readonly forced?: readonly (Uint8Array | undefined)[];
+  /** Recorded uniform numbers [B, L, D] of a scale; by default Philox. */
+  readonly draws?: readonly (Float32Array | undefined)[];
+  readonly signal?: AbortSignal;
+  /** Sees `input.sK`, `hidden.sK`, `logits.sK` (guided, divided by tau), `prob_of_0.sK`, `sampled_class.sK`. */
+  readonly tap?: Tap;
+}
+
+/** One finished scale. Its tensors live until the next one is asked for; `retain` them to keep them. */
+export interface ScaleEvent {
+  readonly scale: number;
+  readonly scales: number;
+  /** u8 [B, L, D], in token layout. */
+  readonly bits: Tensor;
+  /** Sum of the codes so far at the finest latent grid, [B, H, W, d]: what the decoder takes. */
+  readonly sum_BHWd: Tensor;
+}
+
+/** What the prompts contribute, for all run samples or the conditional ones alone. */
+interface Conditions {
+  readonly blocks: readonly BlockCondition[];
+  readonly head: HeadModulation;
+  readonly textRange: Tensor;
+}
+
+interface Step {
+  readonly bits: Tensor;
+  readonly sum_BHWd: Tensor;
+  /** Residual stream that enters the next scale. */
+  readonly next_RLC: Tensor | undefined;
+}
+
+const disposeAll = (value: Step | undefined): void => {
+  for (const t of [value?.bits, value?.sum_BHWd, value?.next_RLC]) t?.dispose();
+};
+
+/** One request: all of its device memory and nothing else. */
+class Sampler {
+  private readonly B: number;
+  private readonly guidance: Guidance;
+  private readonly tau: readonly number[];
+  /** Grids of the tokenizer's latents. */
+  private readonly grids: ScaleSchedule;
+  private readonly offsets: readonly number[];
+  private readonly owned: { dispose(): void }[] = [];
+  private readonly all: Conditions;
+  private readonly own: Conditions;
+  private readonly cache: KvCache;
+  private readonly keys: Tensor;
+  private readonly rope: Tensor;
+  private readonly start_RLC: Tensor;
+
+  constructor(
+    private readonly model: InfinityTransformer,
+    private readonly options: SampleOptions,
+  ) {
+    const { text, negative, schedule, images, guidance = 1, guidanceLayers = [0], tau = 1 } = options;
+    const { config, device, dtype } = model;
+    const K = schedule.length;
+    this.B = images.length;
+    if (this.B !== text.lens.length) invalidArgument('images', `${text.lens.length}, one a prompt`, images.length);
+    if (K < 1 || K > MAX_SCALES || scaleTokens(schedule[0]!) !== 1)
+      invalidArgument('schedule', `1 to ${MAX_SCALES} scales, the first of one token`, schedule);
+    this.guidance = new Guidance(perScale('guidance', guidance, K), guidanceLayers, config.depth);
+    this.tau = perScale('tau', tau, K, true);
+    this.grids = config.apply_spatial_patchify ? patchifySchedule(schedule) : schedule;
+    this.offsets = scaleOffsets(schedule);
+    const rows = this.guidance.rowsAt(0, this.B);
+    this.rope = model.rope(schedule, options.finest);
+    try {
+      const made = unscoped(() =>
+        scope(() => {
+          const run = rows > this.B ? model.text.guided(text, negative) : model.text.plain(text);
+          const { cond_BC, ca_NC, textRange } = model.text.forward(run);
+          const source = model.modulationSource(cond_BC);
+          const blocks = model.blocks.map((block) => block.condition(source, ca_NC));
+          const all = { blocks, head: model.head.condition(cond_BC), textRange };
+          return {
+            all,
+            own: firstSamples(all, this.B),
+            start: model.startToken(cond_BC),
+            keys: drawKeys(images, device),
+          };
+        }),
+      );
+      this.all = made.all;
+      this.own = made.own;
+      this.start_RLC = made.start;
+      this.keys = made.keys;
+      this.owned.push(...tensorsOf(this.all), ...tensorsOf(this.own), this.start_RLC, this.keys);
+      const tokens = this.offsets[K - 1]!;
+      this.cache = new KvCache({ blocks: config.depth, rows, tokens, width: config.embed_dim }, { device, dtype });
+      this.owned.push(this.cache);
+    } catch (error) {
+      this.dispose();
+      throw error;
+    }
+  }
+
+  /** Submits scale k. */
+  step(k: number, before: Step | undefined): Step {
+    const { model, options, B, guidance } = this;
+    const { schedule, tap } = options;
+    return scope(() => {
+      let x_RLC = before?.next_RLC ?? this.start_RLC;
+      const lvl_1C = model.levelEmbed([k]);
+      const range = Tensor.from(Int32Array.of(0, this.offsets[k + 1]!), [1, 1, 2], 'i32', model.device);
+      for (const [i, block] of model.blocks.entries()) {
+        const entered = x_RLC;
+        x_RLC = scope(() => {
+          const { blocks, textRange } = entered.shape[0] === B ? this.own : this.all;
+          const memory = this.cache.memory(i, this.offsets[k]!, range);
+          const x = model.addsLevelBefore(i) ? add(entered, lvl_1C) : entered;
+          const ctx = { rope: this.rope, ropeStart: this.offsets[k]!, memory, textRange };
+          return guidance.afterBlock(block.forward(x, blocks[i]!, ctx), i, k, B);
+        });
+        if (i > 0) entered.dispose();
+      }
+      const both = guidance.guidesLogits(k);
+      const hidden = both ? x_RLC : conditional(x_RLC, B);
+      tap?.(`hidden.s${k}`, hidden);
+      const head = hidden.shape[0] === B ? this.own.head : this.all.head;
+      const logits = model.head.classify(model.head.normalize(hidden, head));
+      if (tap) tap(`logits.s${k}`, scale(both ? guidance.mix(logits, k, B) : logits, 1 / this.tau[k]!));
+      const sampled = bitSample(conditional(logits, B), both ? unconditional(logits, B) : null, {
+        guidance: guidance.strengths[k]!,
+        tau: this.tau[k]!,
+        topK: options.topK,
+        topP: options.topP,
+        draws: this.draws(k),
+      });
+      tap?.(`prob_of_0.s${k}`, sampled.prob0);
+      tap?.(`sampled_class.s${k}`, sampled.bits);
+      const bits = this.forced(k) ?? sampled.bits;
+      const sum_BHWd = this.addCodes(bits, k, before?.sum_BHWd);
+      return { bits, sum_BHWd, next_RLC: k + 1 < schedule.length ? this.nextInput(sum_BHWd, k + 1) : undefined };
+    });
+  }
+
+  /** Sum of the codes up to scale k, at the finest grid. */
+  private addCodes(bits: Tensor, k: number, sum_BHWd: Tensor | undefined): Tensor {
+    const { vae_embed_dim, apply_spatial_patchify } = this.model.config;
+    const [, h, w] = this.options.schedule[k]!;
+    // A code's size comes from the d bits of one latent position, of which a patchified token holds four.
+    const codes = bitsToCodes(reshape(bits, [-1, vae_embed_dim]), this.model.dtype);
+    const code_BhwD = reshape(codes, [this.B, h, w, tokenBits(this.model.config)]);
+    const code_Bhwd = apply_spatial_patchify ? pixelShuffle(code_BhwD) : code_BhwD;
+    const code_BHWd = resizeLinear(code_Bhwd, finestGrid(this.grids));
+    return sum_BHWd ? add(sum_BHWd, code_BHWd) : code_BHWd;
+  }
+
+  private nextInput(sum_BHWd: Tensor, k: number): Tensor {
+    const { model, B } = this;
+    const [, h, w] = this.grids[k]!;
+    const map_Bhwd = resizeLinear(sum_BHWd, [h, w]);
+    const map_BhwD = model.config.apply_spatial_patchify ? pixelUnshuffle(map_Bhwd) : map_Bhwd;
+    const x_BLD = reshape(map_BhwD, [B, scaleTokens(this.options.schedule[k]!), tokenBits(model.config)]);
+    this.options.tap?.(`input.s${k}`, x_BLD);
+    const x_BLC = model.wordEmbed(x_BLD);
+    return this.guidance.rowsAt(k, B) > B ? repeat0(x_BLC, 2) : x_BLC;
+  }
+
+  private tokenShape(k: number): number[] {
+    return [this.B, scaleTokens(this.options.schedule[k]!), tokenBits(this.model.config)];
+  }
+
+  private draws(k: number): UniformSource {
+    const recorded = this.options.draws?.[k];
+    if (!recorded) return { keys: this.keys, scale: k };
+    return Tensor.from(recorded, this.tokenShape(k), this.model.dtype, this.model.device);
+  }
+
+  private forced(k: number): Tensor | undefined {
+    const bits = this.options.forced?.[k];
+    return bits && Tensor.from(bits, this.tokenShape(k), 'u8', this.model.device);
+  }
+
+  dispose(): void {
+    for (const resource of this.owned.splice(0)) resource.dispose();
+  }
+}
+
+function tensorsOf({ blocks, head, textRange }: Conditions): Tensor[] {
+  return [...blocks.flatMap(({ modulation, text }) => [...modulation, text.k_1NC, text.v_1NC]), ...head, textRange];
+}
+
+/** Views of the conditional samples, which stand first. */
+function firstSamples({ blocks, head, textRange }: Conditions, B: number): Conditions {
+  const first = <T extends readonly Tensor[]>(list: T) => list.map((t) => conditional(t, B)) as unknown as T;
+  return {
+    blocks: blocks.map(({ modulation, text: { k_1NC, v_1NC } }) => ({
+      modulation: first(modulation),
+      text: { k_1NC: k_1NC.view(k_1NC.shape), v_1NC: v_1NC.view(v_1NC.shape) },
+    })),
+    head: first(head),
+    textRange: conditional(textRange, B),
+  };
+}
+
+/**
+ * Draws a batch of pictures, one event a scale. The device works on one scale while the previous one is handed out; leaving
+ * the loop or aborting skips whatever has not run, and releases all memory.
+ *
+ * @throws InfinityError INVALID_ARGUMENT, PROMPT_EMPTY, PROMPT_TOO_LONG, OUT_OF_MEMORY; `signal.reason` after an abort
+ */
+export async function* sampleScales(
+  model: InfinityTransformer,
+  options: SampleOptions,
+): AsyncGenerator<ScaleEvent, void, void> {
+  const { signal, schedule } = options;
+  signal?.throwIfAborted();
+  const { device } = model;
+  const token = device.createToken();
+  const cancel = () => token.cancel();
+  signal?.addEventListener('abort', cancel, { once: true });
+  const submitted: Step[] = [];
+  let sampler: Sampler | undefined;
+  try {
+    const request = device.withToken(token, () => new Sampler(model, options));
+    sampler = request;
+    const submit = (k: number): Promise<void> =>
+      device.withToken(token, () => {
+        submitted.push(unscoped(() => request.step(k, submitted.at(-1))));
+        const done = device.sync();
+        // An abort rejects every scale on the way, though only one of them is waited for.
+        done.catch(() => undefined);
+        return done;
+      });
+    let running = submit(0);
+    for (let k = 0; k < schedule.length; k++) {
+      const finished = running;
+      if (k + 1 < schedule.length) running = submit(k + 1);
+      await finished;
+      signal?.throwIfAborted();
+      const { bits, sum_BHWd } = submitted[0]!;
+      yield { scale: k, scales: schedule.length, bits, sum_BHWd };
+      disposeAll(submitted.shift());
+    }
+  } catch (error) {
+    throw signal?.aborted ? signal.reason : error;
+  } finally {
+    signal?.removeEventListener('abort', cancel);
+    token.cancel();
+    submitted.forEach(disposeAll);
+    sampler?.dispose();
+    token.release();
+  }
+}
