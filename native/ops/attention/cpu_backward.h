@@ -67,7 +67,7 @@ void attentionBackwardKernel(const KernelArgs& a) {
         const bool seenByAll = key + j >= tile.allBegin && key + j < tile.allEnd;
         for (int64_t lane = 0; lane < padded; lane += lanesOf<T>) {
           T *ps = scores + j * padded + lane, *pg = gscores + j * padded + lane;
-          Vec<T> p = exp(load(ps) - load(logs + lane));
+          Vec<T> p = weightOf(load(ps) - load(logs + lane));
           if (!seenByAll) p = lanes.where(key + j, lane, p, Vec<T>{});
           store(ps, p);
           store(pg, p * (load(pg) - load(inner + lane)));

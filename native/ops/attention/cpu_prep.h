@@ -24,36 +24,49 @@ struct PrepShape {
   int64_t tiles() const { return (rows + kPrepRows - 1) / kPrepRows; }
 };
 
-// Cosines and sines of one token, adjacent, pair by pair. The table may be f32 under an f64 kernel.
-template <class T>
-struct Rotation {
-  const T* own = nullptr;
-  const float* single = nullptr;
-  Rotation(const TensorView& table, int64_t row, int64_t width) {
-    if (!table) return;
-    if (table.dtype == DType::f32)
-      single = table.as<float>() + row * width;
-    else
-      own = table.as<T>() + row * width;
-  }
-  explicit operator bool() const { return own || single; }
-  // to[2i], to[2i+1] = the pair of x turned by sign·angle i and multiplied by factor; `to` may be x.
-  void apply(const T* x, int64_t width, T factor, T sign, T* to) const {
-    if (sizeof(T) == sizeof(float) || single)
-      turn(single, x, width, factor, sign, to);
-    else
-      turn(own, x, width, factor, sign, to);
-  }
+// Pairs of adjacent floats seen as 64-bit lanes, the even one in the lower half.
+typedef uint64_t VecPair __attribute__((vector_size(kLanes * sizeof(float))));
 
- private:
-  template <class U>
-  static void turn(const U* table, const T* x, int64_t width, T factor, T sign, T* to) {
-    for (int64_t i = 0; i < width; i += 2) {
-      const T c = static_cast<T>(table[i]), s = static_cast<T>(table[i + 1]) * sign;
-      const T even = x[i] * factor, odd = x[i + 1] * factor;
-      to[i] = even * c - odd * s;
-      to[i + 1] = even * s + odd * c;
-    }
+// to[2i], to[2i+1] = the pair of x turned by sign·angle i and multiplied by factor; the table holds cosine and sine of
+// every angle, adjacent; `to` may be x.
+INFINITY_INLINE void turnPairs(const float* table, const float* x, int64_t width, float factor, float sign, float* to) {
+  const VecU negative = bitcast<VecU>(splat(sign)) & 0x80000000u;
+  // Even results take −sine, odd ones +sine; the sign turns both.
+  const VecPair flip = bitcast<VecPair>(negative) ^ (VecPair{} + 0x80000000u);
+  for (int64_t d = 0; d < width; d += kLanes) {
+    const int n = width - d < kLanes ? static_cast<int>(width - d) : kLanes;
+    const VecPair t = bitcast<VecPair>(loadUpTo(table + d, n));
+    const VecF cosine = bitcast<VecF>((t & 0xffffffffu) | (t << 32));
+    const VecF sine = bitcast<VecF>(((t >> 32) | (t & 0xffffffff00000000u)) ^ flip);
+    const VecF own = loadUpTo(x + d, n) * factor;
+    const VecPair pair = bitcast<VecPair>(own);
+    const VecF other = bitcast<VecF>((pair << 32) | (pair >> 32));
+    storeUpTo(to + d, fma(own, cosine, other * sine), n);
+  }
+}
+template <class U>
+void turnPairs(const U* table, const double* x, int64_t width, double factor, double sign, double* to) {
+  for (int64_t d = 0; d < width; d += 2) {
+    const double c = table[d], s = table[d + 1] * sign;
+    const double even = x[d] * factor, odd = x[d + 1] * factor;
+    to[d] = even * c - odd * s;
+    to[d + 1] = even * s + odd * c;
+  }
+}
+
+// The rotation of one token. The table may be f32 under an f64 kernel.
+struct Rotation {
+  const TensorView& table;
+  int64_t row, width;
+  explicit operator bool() const { return static_cast<bool>(table); }
+  INFINITY_INLINE void apply(const float* x, float factor, float sign, float* to) const {
+    turnPairs(table.as<float>() + row * width, x, width, factor, sign, to);
+  }
+  void apply(const double* x, double factor, double sign, double* to) const {
+    if (table.dtype == DType::f32)
+      turnPairs(table.as<float>() + row * width, x, width, factor, sign, to);
+    else
+      turnPairs(table.as<double>() + row * width, x, width, factor, sign, to);
   }
 };
 
@@ -84,14 +97,14 @@ void qkvPrepKernel(const KernelArgs& a) {
     const int64_t last = s.rows < (tile + 1) * kPrepRows ? s.rows : (tile + 1) * kPrepRows;
     for (int64_t row = tile * kPrepRows; row < last; ++row) {
       const T* from = a.in[0].as<T>() + row * 3 * s.channels;
-      const Rotation<T> rotation(a.in[2], params.ropeStart + row % s.length, s.width);
+      const Rotation rotation{a.in[2], params.ropeStart + row % s.length, s.width};
       for (int part = 0; part < 2; ++part) {
         for (int64_t h = 0; h < s.heads; ++h) {
           const T* x = from + part * s.channels + h * s.width;
           T* y = a.out[part].as<T>() + row * s.channels + h * s.width;
           const T factor = (params.cosine ? inverseNorm(x, s.width) : T(1)) * (part == 0 ? gains[h] : T(1));
           if (rotation)
-            rotation.apply(x, s.width, factor, T(1), y);
+            rotation.apply(x, factor, T(1), y);
           else
             for (int64_t d = 0; d < s.width; ++d) y[d] = x[d] * factor;
         }
@@ -107,9 +120,9 @@ size_t qkvPrepPlan(const KernelArgs& a) { return a.paramsAs<QkvPrepParams>().hea
 // Gradient of one head of q or k: gy is undone of its rotation into gx, then of gain and normalisation. Returns the
 // gradient of the log gain.
 template <class T>
-T prepHeadBackward(const T* gy, const T* x, int64_t width, const Rotation<T>& rotation, bool cosine, T gain, T* gx) {
+T prepHeadBackward(const T* gy, const T* x, int64_t width, const Rotation& rotation, bool cosine, T gain, T* gx) {
   if (rotation)
-    rotation.apply(gy, width, T(1), T(-1), gx);
+    rotation.apply(gy, T(1), T(-1), gx);
   else
     __builtin_memcpy(gx, gy, static_cast<size_t>(width) * sizeof(T));
   const T inverse = cosine ? inverseNorm(x, width) : T(1);
@@ -137,7 +150,7 @@ void qkvPrepBackwardKernel(const KernelArgs& a) {
     for (int64_t row = tile * kPrepRows; row < last; ++row) {
       const T* x = a.in[3].as<T>() + row * 3 * s.channels;
       T* gx = a.out[0].as<T>() + row * 3 * s.channels;
-      const Rotation<T> rotation(a.in[5], params.ropeStart + row % s.length, s.width);
+      const Rotation rotation{a.in[5], params.ropeStart + row % s.length, s.width};
       for (int part = 0; part < 3; ++part) {
         const T* gy = a.in[part] ? a.in[part].as<T>() + row * s.channels : nullptr;
         const int64_t at = part * s.channels;
