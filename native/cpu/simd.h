@@ -173,26 +173,42 @@ INFINITY_INLINE VecF sqrt(VecF a) {
   return a;
 #endif
 }
+INFINITY_INLINE float sqrt(float a) { return __builtin_sqrtf(a); }
 INFINITY_INLINE double sqrt(double a) { return __builtin_sqrt(a); }
 
 // ---- reductions across lanes, always halves onto halves
 
-INFINITY_INLINE float hsum(VecF v) {
+namespace detail {
+/// Folds the upper half of N floats onto the lower with `f`, down to one.
+template <int N, class F>
+INFINITY_INLINE float foldLanes(const float* x, const F& f) {
+  if constexpr (N == 2) {
+    return f(x[0], x[1]);
+  } else {
+    typedef float Half __attribute__((vector_size(N / 2 * sizeof(float))));
+    Half lower, upper;
+    __builtin_memcpy(&lower, x, sizeof lower);
+    __builtin_memcpy(&upper, x + N / 2, sizeof upper);
+    lower = f(lower, upper);
+    float folded[N / 2];
+    __builtin_memcpy(folded, &lower, sizeof lower);
+    return foldLanes<N / 2>(folded, f);
+  }
+}
+template <class F>
+INFINITY_INLINE float foldLanes(VecF v, const F& f) {
   float x[kLanes];
   __builtin_memcpy(x, &v, sizeof v);
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) x[i] += x[i + half];
-  }
-  return x[0];
+  return foldLanes<kLanes>(x, f);
+}
+}  // namespace detail
+
+INFINITY_INLINE float hsum(VecF v) {
+  return detail::foldLanes(v, [](auto a, auto b) { return a + b; });
 }
 INFINITY_INLINE double hsum(double v) { return v; }
 INFINITY_INLINE float hmax(VecF v) {
-  float x[kLanes];
-  __builtin_memcpy(x, &v, sizeof v);
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) x[i] = x[i] > x[i + half] ? x[i] : x[i + half];
-  }
-  return x[0];
+  return detail::foldLanes(v, [](auto a, auto b) { return a > b ? a : b; });
 }
 INFINITY_INLINE double hmax(double v) { return v; }
 

@@ -73,7 +73,7 @@ struct Rotation {
 // 1 / max(‖x‖, 1e-12)
 template <class T>
 INFINITY_INLINE T inverseNorm(const T* x, int64_t width) {
-  const T norm = hmax(sqrt(splat(dotRow(x, x, width))));
+  const T norm = sqrt(dotRow(x, x, width));
   return 1 / (norm > static_cast<T>(kSmallestNorm) ? norm : static_cast<T>(kSmallestNorm));
 }
 

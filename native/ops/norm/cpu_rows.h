@@ -40,7 +40,7 @@ void normRow(const T* x, const T* gain, const T* shift, T* y, T* stats, int64_t 
     squares = fma(d, d, squares);
   });
   const T variance = hsum(squares) / static_cast<T>(n);
-  const T rstd = hmax(1 / sqrt(splat(variance + eps)));
+  const T rstd = 1 / sqrt(variance + eps);
   const Vec<T> factor = splat(rstd);
   forRow<T>(n, [&](int64_t i, int m) {
     const Vec<T> normal = (loadUpTo(x + i, m) - centre) * factor;
