@@ -38,6 +38,9 @@ struct GridRows {
     Position at(grid, r);
     for (int k = 0; k < rows; ++k, at.advance(grid)) out[k] = data + at.element(grid);
   }
+  void prefetch(int64_t r, int64_t m, int n) const {
+    prefetchFloats(data + r * grid.step * grid.step * grid.C + m, n * grid.step);
+  }
 };
 
 INFINITY_INLINE void copyFloats(float* to, const float* from, int64_t n) {
@@ -52,78 +55,112 @@ INFINITY_INLINE void zeroFloats(float* to, int64_t n) {
 }
 
 /// Neighbourhoods as rows of length taps·C: for one phase, tap by tap, channels innermost.
-struct Patches {
-  const float* data;
-  Grid grid;
-  int runs = 0;
-  struct Run {
-    int64_t dy, dx, taps;  // taps that are neighbours in x are one piece of memory
-  } run[kMaxTaps];
-
-  Patches(const float* data, const Grid& grid, const Phase& phase) : data(data), grid(grid) {
+class Patches {
+ public:
+  Patches(const float* data, const Grid& grid, const Phase& phase) : data_(data), grid_(grid) {
     for (int t = 0; t < phase.count; ++t) {
       const Tap& tap = phase.tap[t];
-      Run* last = runs ? &run[runs - 1] : nullptr;
+      Run* last = runs_ ? &run_[runs_ - 1] : nullptr;
       if (last && last->dy == tap.dy && last->dx + last->taps == tap.dx) {
         ++last->taps;
       } else {
-        run[runs++] = {tap.dy, tap.dx, 1};
+        run_[runs_++] = {tap.dy, tap.dx, 1};
       }
     }
   }
 
-  /// Calls put(k, from, n) for pieces that cover [k0, k1) of the neighbourhood of a position; from is null for zeros.
-  template <class Put>
-  INFINITY_INLINE void visit(const Position& at, int64_t k0, int64_t k1, const Put& put) const {
-    const auto clamp = [](int64_t v, int64_t lo, int64_t hi) { return v < lo ? lo : v > hi ? hi : v; };
-    const int64_t C = grid.C;
-    int64_t start = 0;
-    for (int i = 0; i < runs; ++i) {
-      const Run& piece = run[i];
-      const int64_t end = start + piece.taps * C;
-      if (start >= k1) return;
+  /// As MatrixRows::gather.
+  void gather(int64_t r, int rows, int64_t k0, int kc, float* tile) const {
+    Pixel pixels[kMR];
+    locate(r, rows, pixels);
+    forEachPiece(k0, k0 + kc, [&](const Piece& piece) { copy(piece, pixels, rows, tile + piece.to, kRowStride); });
+  }
+
+  /// The neighbourhood of r adds about this much to that of the position before it: its last tap.
+  void prefetch(int64_t r, int64_t, int) const {
+    const Run& last = run_[runs_ ? runs_ - 1 : 0];
+    const int64_t shift = last.dy * grid_.W + last.dx + last.taps - 1;
+    prefetchFloats(data_ + (r * grid_.step * grid_.step + shift) * grid_.C, grid_.step * grid_.C);
+  }
+
+  /// As MatrixColumns::gather.
+  void gather(int64_t r, int rows, int64_t col, int64_t columns, float* panels) const {
+    Pixel pixels[kKC];
+    locate(r, rows, pixels);
+    for (int64_t c = 0; c < columns; c += kNR, panels += kPanelStride) {
+      const int64_t n = columns - c < kNR ? columns - c : kNR, width = n > kLanes ? kNR : kLanes;
+      if (n < width) zeroFloats(panels, rows * width);
+      forEachPiece(col + c, col + c + n,
+                   [&](const Piece& piece) { copy(piece, pixels, rows, panels + piece.to, width); });
+    }
+  }
+
+ private:
+  /// Taps that are neighbours in x: one piece of memory where all are inside.
+  struct Run {
+    int dy, dx, taps;
+  };
+  /// What a range of the neighbourhood takes from one run: n floats, `skip` floats after the start of the tap at (dy,
+  /// dx).
+  struct Piece {
+    int64_t to, n, skip;
+    int dy, dx, taps;
+  };
+  struct Pixel {
+    int64_t element;
+    int y, x;
+  };
+
+  void locate(int64_t r, int rows, Pixel* pixels) const {
+    Position at(grid_, r);
+    for (int i = 0; i < rows; ++i, at.advance(grid_)) {
+      const int64_t y = at.y * grid_.step, x = at.x * grid_.step;
+      pixels[i] = {((at.b * grid_.H + y) * grid_.W + x) * grid_.C, static_cast<int>(y), static_cast<int>(x)};
+    }
+  }
+
+  /// Pieces that cover [k0, k1) of a neighbourhood; `to` counts from k0.
+  template <class F>
+  INFINITY_INLINE void forEachPiece(int64_t k0, int64_t k1, const F& f) const {
+    const int64_t C = grid_.C;
+    for (int64_t i = 0, start = 0; i < runs_ && start < k1; ++i) {
+      const Run& run = run_[i];
+      const int64_t end = start + run.taps * C;
       if (end > k0) {
-        const int64_t y = at.y * grid.step + piece.dy, x = at.x * grid.step + piece.dx;
-        const int64_t lo = start > k0 ? start : k0, hi = end < k1 ? end : k1;
-        int64_t inside0 = hi, inside1 = hi;
-        if (y >= 0 && y < grid.H) {
-          inside0 = clamp(start - x * C, lo, hi);
-          inside1 = clamp(start + (grid.W - x) * C, inside0, hi);
-        }
-        if (inside0 > lo) put(lo, nullptr, inside0 - lo);
-        if (inside1 > inside0) {
-          put(inside0, data + ((at.b * grid.H + y) * grid.W + x) * C + (inside0 - start), inside1 - inside0);
-        }
-        if (hi > inside1) put(inside1, nullptr, hi - inside1);
+        const int64_t lo = (start > k0 ? start : k0) - start, hi = (end < k1 ? end : k1) - start;
+        const int first = static_cast<int>(lo / C), last = static_cast<int>((hi - 1) / C);
+        f(Piece{start + lo - k0, hi - lo, lo - first * C, run.dy, run.dx + first, last - first + 1});
       }
       start = end;
     }
   }
 
-  void gather(int64_t r, int rows, int64_t k0, int kc, float* tile) const {
-    Position at(grid, r);
-    for (int i = 0; i < rows; ++i, at.advance(grid), tile += kRowStride) {
-      visit(at, k0, k0 + kc, [&](int64_t k, const float* from, int64_t n) {
-        from ? copyFloats(tile + k - k0, from, n) : zeroFloats(tile + k - k0, n);
-      });
+  /// Row i of the piece goes to out + i·stride.
+  INFINITY_INLINE void copy(const Piece& piece, const Pixel* pixels, int rows, float* out, int64_t stride) const {
+    const int64_t shift = (piece.dy * grid_.W + piece.dx) * grid_.C + piece.skip;
+    const int H = static_cast<int>(grid_.H), W = static_cast<int>(grid_.W);
+    for (int i = 0; i < rows; ++i, out += stride) {
+      const int y = pixels[i].y + piece.dy, x = pixels[i].x + piece.dx;
+      const bool insideY = y >= 0 && y < H;
+      if (insideY && x >= 0 && x + piece.taps <= W) {
+        copyFloats(out, data_ + (pixels[i].element + shift), piece.n);
+      } else {
+        // The taps of the piece that are inside: [v0, v1).
+        const int64_t v0 = x < 0 ? -x : 0, v1 = !insideY || x + piece.taps <= W ? piece.taps : W - x;
+        const auto clamp = [&](int64_t at) { return at < 0 ? 0 : at > piece.n ? piece.n : at; };
+        const int64_t lo = insideY ? clamp(v0 * grid_.C - piece.skip) : piece.n;
+        const int64_t hi = insideY && v1 > v0 ? clamp(v1 * grid_.C - piece.skip) : lo;
+        zeroFloats(out, lo);
+        if (hi > lo) copyFloats(out + lo, data_ + (pixels[i].element + shift + lo), hi - lo);
+        if (piece.n > hi) zeroFloats(out + hi, piece.n - hi);
+      }
     }
   }
 
-  void gather(int64_t r, int rows, int64_t col, int64_t columns, float* panels) const {
-    Position at(grid, r);
-    const int64_t rest = columns % kNR, full = columns - rest, lastWidth = rest > kLanes ? kNR : kLanes;
-    if (rest) zeroFloats(panels + full * rows, rows * lastWidth);
-    for (int i = 0; i < rows; ++i, at.advance(grid)) {
-      visit(at, col, col + columns, [&](int64_t k, const float* from, int64_t n) {
-        for (int64_t j = k - col, left = n, piece; left > 0; j += piece, left -= piece) {
-          const int64_t in = j % kNR, width = j < full ? kNR : lastWidth;
-          piece = kNR - in < left ? kNR - in : left;
-          float* to = panels + (j - in) * rows + i * width + in;
-          from ? copyFloats(to, from + (n - left), piece) : zeroFloats(to, piece);
-        }
-      });
-    }
-  }
+  const float* data_;
+  Grid grid_;
+  int runs_ = 0;
+  Run run_[kMaxTaps];
 };
 
 /// Packs the weights of a phase. `weights` holds element (n, c, tap) at n·strideN + c·strideC + tap; a tap of the phase

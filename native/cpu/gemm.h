@@ -6,6 +6,11 @@
 namespace infinity::INFINITY_ISA {
 namespace {
 
+/// Asks for n floats that will be needed soon; an address need not be valid.
+INFINITY_INLINE void prefetchFloats(const float* p, int64_t n) {
+  for (int64_t i = 0; i < n; i += 16) __builtin_prefetch(p + i);
+}
+
 /// Rows of a row-major matrix: the plain source of A.
 struct MatrixRows {
   const float* data;
@@ -21,6 +26,8 @@ struct MatrixRows {
       if (k < kc) store(to + k, loadTail(from + k, kc - k));
     }
   }
+  /// Asks for what `gather` will read of one row.
+  void prefetch(int64_t r, int64_t k0, int kc) const { prefetchFloats(data + r * stride + k0, kc); }
 };
 
 /// Rows of a row-major matrix: the plain destination.
@@ -83,8 +90,16 @@ void productBlock(int64_t r0, int64_t r1, int64_t p0, int64_t p1, const Rows& ro
       const int h = static_cast<int>(height);
       rows.gather(r, h, k0, kc, a);
       for (int i = 0; i < h; ++i) outRows[i] = out.row(r + i);
+      int64_t ahead = r + h;
+      const int64_t aheadEnd = ahead + h < r1 ? ahead + h : r1, aheadStep = (h + p1 - p0 - 1) / (p1 - p0);
       for (int64_t p = p0; p < p1; ++p) {
         const int vectors = b.vectors(p);
+        // The memory that the next tile reads and this one writes arrives while the product runs.
+        for (int64_t i = 0; i < aheadStep && ahead < aheadEnd; ++i, ++ahead) rows.prefetch(ahead, k0, kc);
+        for (int i = 0; i < h; ++i) {
+          __builtin_prefetch(outRows[i] + p * kNR, 1);
+          if (vectors * kLanes > 16) __builtin_prefetch(outRows[i] + p * kNR + 16, 1);
+        }
         microKernelFor<TileOrder::rows, B>(h, vectors)(kc, a, b.panel(p) + k0 * vectors * kLanes, tile);
         storeTile(tile, h, vectors, p * kNR, b.N, outRows, r, k0 == 0, k0 + kc == b.K, epilogue);
       }

@@ -8,20 +8,31 @@
 namespace infinity::INFINITY_ISA {
 namespace {
 
-/// Block of C that one tile works on: its two packed operands stay in the second-level cache.
-constexpr int64_t kOuterRows = 8 * kMR;
+/// Largest block of C that one tile of the pool works on: about square, because each operand is copied once for every
+/// block of the other, and small enough that it stays in the second-level cache with both copies.
+constexpr int kOuterTiles = 256 / kMR + 1;
+constexpr int64_t kOuterRows = kOuterTiles * kMR;
 constexpr int64_t kOuterColumns = 256;
 static_assert(kOuterColumns % kNR == 0);
-/// A tile of y (with room for the last row's overhang), then the panels of x.
-constexpr int64_t kOuterTile = kKC * kMR + 4 * kLanes;
-constexpr size_t kOuterScratch = (kOuterTile + kKC * kOuterColumns) * sizeof(float);
+/// Distance of two packed tiles of y (with room for the overhang of a row) and of two panels of x (off a power of two).
+constexpr int64_t kTileStride = kKC * kMR + kLanes;
+constexpr int64_t kPanelStride = kKC * kNR + 2 * kLanes;
+constexpr int64_t kOuterY = (kOuterTiles * kTileStride + 15) / 16 * 16;
+constexpr size_t kOuterScratch = (kOuterY + kOuterColumns / kNR * kPanelStride) * sizeof(float);
 
-/// Copies n columns of some rows into out[k·n + j]. Writes up to kLanes − 1 elements beyond the end.
-INFINITY_INLINE void packColumns(const float* const* from, int64_t col, int rows, int n, float* out) {
-  for (int k = 0; k < rows; ++k, out += n) {
-    int j = 0;
-    for (; j + kLanes <= n; j += kLanes) store(out + j, load(from[k] + col + j));
-    if (j < n) store(out + j, loadTail(from[k] + col + j, n - j));
+/// Copies columns [m0, m1) of some rows into tiles, each k-major: tile t at out + t·kTileStride.
+INFINITY_INLINE void packTiles(const float* const* from, int rows, int64_t m0, int64_t m1, float* out) {
+  for (int k = 0; k < rows; ++k) {
+    float* tile = out;
+    for (int64_t m = m0, height; m < m1; m += height, tile += kTileStride) {
+      height = tileRows(m1 - m);
+      const int n = static_cast<int>(height);
+      // The last vector of a row spills over into the next row, which is written after it.
+      float* to = tile + k * n;
+      int j = 0;
+      for (; j + kLanes <= n; j += kLanes) store(to + j, load(from[k] + m + j));
+      if (j < n) store(to + j, loadTail(from[k] + m + j, n - j));
+    }
   }
 }
 
@@ -49,17 +60,21 @@ struct MatrixColumns {
   const float* data;
   int64_t stride;
 
-  /// Writes x(r + k, col + j) into panels of kNR columns, panel by panel, k-major, zeros beyond `columns`.
+  /// Writes x(r + k, col + j) into panels kPanelStride apart, each k-major, zeros beyond `columns` in the last.
   void gather(int64_t r, int rows, int64_t col, int64_t columns, float* panels) const {
-    for (int64_t c = 0; c < columns; c += kNR) {
-      const int64_t left = columns - c;
-      const int vectors = left > kLanes ? kVN : 1;
-      for (int k = 0; k < rows; ++k) {
-        const float* from = data + (r + k) * stride + col + c;
-        for (int v = 0; v < vectors; ++v, panels += kLanes) {
-          const int64_t n = left - v * kLanes;
-          store(panels, n >= kLanes ? load(from + v * kLanes) : loadTail(from + v * kLanes, static_cast<int>(n)));
-        }
+    for (int k = 0; k < rows; ++k) {
+      const float* from = data + (r + k) * stride + col;
+      float* panel = panels;
+      int64_t c = 0;
+      for (; c + kNR <= columns; c += kNR, panel += kPanelStride) {
+        for (int v = 0; v < kVN; ++v) store(panel + k * kNR + v * kLanes, load(from + c + v * kLanes));
+      }
+      if (c == columns) continue;
+      const int vectors = columns - c > kLanes ? kVN : 1;
+      for (int v = 0; v < vectors; ++v, c += kLanes) {
+        const int64_t n = columns - c;
+        store(panel + (k * vectors + v) * kLanes,
+              n >= kLanes ? load(from + c) : loadTail(from + c, static_cast<int>(n)));
       }
     }
   }
@@ -79,8 +94,8 @@ struct OuterBlock {
 template <class Rows, class Columns>
 void outerBlock(const Rows& y, const Columns& x, int64_t N, const OuterBlock& at, float* c, float* sums,
                 float* memory) {
-  float* const a = memory;
-  float* const panels = memory + kOuterTile;
+  float* const tiles = memory;
+  float* const panels = memory + kOuterY;
   alignas(64) float tile[kMR * kNR];
   const float* yRows[kKC];
   float* outRows[kMR];
@@ -89,18 +104,18 @@ void outerBlock(const Rows& y, const Columns& x, int64_t N, const OuterBlock& at
     const bool first = r == at.r0;
     x.gather(r, kc, at.n0, at.n1 - at.n0, panels);
     y.pointers(r, kc, yRows);
-    for (int64_t m = at.m0, height; m < at.m1; m += height) {
+    packTiles(yRows, kc, at.m0, at.m1, tiles);
+    const float* a = tiles;
+    for (int64_t m = at.m0, height; m < at.m1; m += height, a += kTileStride) {
       height = tileRows(at.m1 - m);
       const int h = static_cast<int>(height);
-      packColumns(yRows, m, kc, h, a);
       if (sums && at.n0 == 0) addColumnSums(a, kc, h, first, sums + m);
       for (int i = 0; i < h; ++i) outRows[i] = c + (m + i) * N;
       const float* b = panels;
-      for (int64_t n = at.n0; n < at.n1; n += kNR) {
+      for (int64_t n = at.n0; n < at.n1; n += kNR, b += kPanelStride) {
         const int vectors = at.n1 - n > kLanes ? kVN : 1;
         microKernelFor<TileOrder::columns, float>(h, vectors)(kc, a, b, tile);
         storeTile(tile, h, vectors, n, at.n1, outRows, m, first, false, AddBias{nullptr});
-        b += kc * vectors * kLanes;
       }
     }
   }
@@ -113,17 +128,27 @@ inline size_t outerScratch(int threads) { return threads * kOuterScratch; }
 template <class Rows, class Columns>
 void outerProduct(Pool& pool, int64_t R, const Rows& y, int64_t M, const Columns& x, int64_t N, Segments segments,
                   float* partial, float* sums, void* memory) {
-  // Narrower blocks of C when there are few of them for the threads; it changes nothing in the result.
-  int64_t width = kOuterColumns;
-  const int64_t mTiles = (M + kOuterRows - 1) / kOuterRows;
-  const auto tiles = [&] { return segments.count * mTiles * ((N + width - 1) / width); };
-  while (pool.threads() > 1 && tiles() < 4 * pool.threads() && width > kNR) width /= 2;
-  const int64_t nTiles = (N + width - 1) / width;
+  // Blocks of about equal size; more than necessary when the threads need them, which changes nothing in the result.
   const auto least = [](int64_t a, int64_t b) { return a < b ? a : b; };
-  parallelForWithMemory(pool, tiles(), memory, kOuterScratch, [&](int64_t t, void* mine) {
-    const int64_t n0 = t % nTiles * width, m0 = t / nTiles % mTiles * kOuterRows, s = t / nTiles / mTiles;
+  const auto ceilDiv = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  const auto widthOf = [&](int64_t blocks) { return ceilDiv(ceilDiv(N, blocks), kNR) * kNR; };
+  int64_t mBlocks = ceilDiv(M, kOuterRows), nBlocks = ceilDiv(N, kOuterColumns);
+  while (pool.threads() > 1 && segments.count * mBlocks * nBlocks < 2 * pool.threads()) {
+    if (widthOf(nBlocks) >= ceilDiv(M, mBlocks) && widthOf(nBlocks) > kNR) {
+      nBlocks = ceilDiv(N, widthOf(2 * nBlocks));
+    } else if (ceilDiv(M, mBlocks) > kMR) {
+      mBlocks *= 2;
+    } else {
+      break;
+    }
+  }
+  const int64_t height = ceilDiv(M, mBlocks), width = widthOf(nBlocks);
+  mBlocks = ceilDiv(M, height);
+  nBlocks = ceilDiv(N, width);
+  parallelForWithMemory(pool, segments.count * mBlocks * nBlocks, memory, kOuterScratch, [&](int64_t t, void* mine) {
+    const int64_t n0 = t % nBlocks * width, m0 = t / nBlocks % mBlocks * height, s = t / nBlocks / mBlocks;
     const int64_t r0 = s * segments.rows;
-    const OuterBlock at = {r0, least(r0 + segments.rows, R), m0, least(m0 + kOuterRows, M), n0, least(n0 + width, N)};
+    const OuterBlock at = {r0, least(r0 + segments.rows, R), m0, least(m0 + height, M), n0, least(n0 + width, N)};
     outerBlock(y, x, N, at, partial + s * M * N, sums ? sums + s * M : nullptr, static_cast<float*>(mine));
   });
 }
