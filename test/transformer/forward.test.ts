@@ -156,6 +156,49 @@ describe('transformer forward', () => {
     assert.ok(want[0] !== 0);
   });
 
+  it('a frozen network computes the same, in bf16 nearly the same, and cannot be trained', async function () {
+    const golden = new TransformerCase(this, CASES[0]!);
+    const schedule = golden.json.scale_schedule;
+    using x = golden.floats('x_BLC_wo_prefix');
+    using kv_NCt = golden.floats('kv_compact');
+    const logitsOf = async (model: InfinityTransformer) => {
+      using logits = model.forward(x, { schedule, text: { kv_NCt, lens: [5, 11] } });
+      return logits.readFloats();
+    };
+    using model = golden.model();
+    const want = await logitsOf(model);
+    const bytes = () => Device.default().stats().liveBytes;
+    for (const [format, tolerance] of [
+      ['f32', 1e-5],
+      ['bf16', 2e-2],
+    ] as const) {
+      const before = bytes();
+      using frozen = golden.model().freeze(format);
+      const error = relativeError(await logitsOf(frozen), want);
+      assert.ok(error < tolerance, `${format}: ${error}`);
+      if (format === 'bf16') assert.ok(bytes() - before < 0.75 * 4 * model.parameterCount());
+      using bits = Tensor.from(new Uint8Array(2 * 121 * 16), [2, 121, 16], 'u8');
+      const options = { schedule, text: { kv_NCt, lens: [5, 11] } };
+      assert.throws(() => frozen.loss(x, bits, options), { code: 'DISPOSED' });
+    }
+  });
+
+  it('loads other numbers of unconditional rows and old training checkpoints', async function () {
+    const golden = new TransformerCase(this, CASES[0]!);
+    using model = golden.model();
+    const state = await model.stateDict();
+    const stored = state.get('cfg_uncond')!.data;
+    state.set('lvl_1L', { shape: [1, 3], data: new Float32Array(3) });
+    for (const text_maxlen of [4, 20]) {
+      const config = { ...model.config, text_maxlen };
+      using fresh = new InfinityTransformer(config).initialize(6);
+      using other = new InfinityTransformer(config).initialize(6).load(state);
+      const want = (await fresh.stateDict()).get('cfg_uncond')!.data;
+      want.set(stored.subarray(0, want.length));
+      assert.deepEqual((await other.stateDict()).get('cfg_uncond')!.data, want);
+    }
+  });
+
   it('refuses inputs, prompts and schedules that do not fit, by name', function () {
     const golden = new TransformerCase(this, CASES[0]!);
     using model = golden.model();

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { Device } from '../../lib/device.js';
 import { toFloat32, toFloat64 } from '../../lib/io/tensor_data.js';
+import { placed } from '../../lib/nn/module.js';
 import { Tensor } from '../../lib/tensor.js';
 import { type InfinityConfig, officialInfinityConfig } from '../../lib/transformer/config.js';
 import { Guidance } from '../../lib/transformer/guidance.js';
@@ -208,6 +209,42 @@ describe('sampler requests', () => {
     }
     await assert.rejects(draw([0], [1], { signal: AbortSignal.abort(new Error('before')) }), /before/);
     assert.equal((await draw([0], [1]))[0]!.length, schedule.length);
+  });
+
+  it('overlapping requests draw what each draws alone', async () => {
+    const alone = [await draw([0], [1], { guidance: 2 }), await draw([3, 4], [2, 3], { topP: 0.9 })];
+    const together = await Promise.all([draw([0], [1], { guidance: 2 }), draw([3, 4], [2, 3], { topP: 0.9 })]);
+    assert.deepEqual(together, alone);
+  });
+
+  it('one thread and two draw the same, frozen or not', async () => {
+    const want = await draw([2], [9], { guidance: 3 });
+    for (const threads of [1, 2]) {
+      const device = Device.create('cpu', { threads });
+      const other = placed({ device }, () => new InfinityTransformer(SMALL)).initialize(3);
+      using kv_NCt = Tensor.from(rowsOf(2), [rowsOf(2).length / 128, 128], 'f32', device);
+      const text = { kv_NCt, lens: [kv_NCt.shape[0]!] };
+      const request = { text, schedule, images: [{ seed: 9, image: 0 }], guidance: 3 };
+      for await (const { scale, bits } of sampleScales(other, request))
+        assert.deepEqual(await bits.read(), want[0]![scale], `${threads} threads, scale ${scale}`);
+      device.close();
+    }
+  });
+
+  it('names missing memory and gives back what it had taken', async () => {
+    const device = Device.create('cpu', { memoryLimit: 2 ** 20 });
+    const tight = placed({ device }, () => new InfinityTransformer({ ...SMALL, depth: 1 })).initialize(1);
+    using kv_NCt = Tensor.from(rowsOf(0), [rowsOf(0).length / 128, 128], 'f32', device);
+    const lens = [kv_NCt.shape[0]!];
+    const [images, large] = [[{ seed: 1, image: 0 }], [...schedule.slice(0, 3), [1, 60, 60] as const]];
+    tight.rope(large, [60, 60]);
+    const before = device.stats().liveTensors;
+    const drawing = async () => {
+      for await (const _ of sampleScales(tight, { text: { kv_NCt, lens }, schedule: large, finest: [60, 60], images }));
+    };
+    await assert.rejects(drawing(), { code: 'OUT_OF_MEMORY' });
+    assert.equal(device.stats().liveTensors, before);
+    device.close();
   });
 
   it('leaving the loop early releases everything', async () => {
