@@ -6,7 +6,7 @@
 import { invalidArgument } from './errors.js';
 
 /** The last word of the counter keeps the consumers apart: two of them never see the same number. */
-export const RandomStream = { bitDraw: 0, bitFlip: 1, flipStrength: 2, scaleDrop: 3, codeFlip: 4 } as const;
+export const RandomStream = { bitDraw: 0, bitFlip: 1, flipStrength: 2 } as const;
 
 export interface DrawCounter {
   readonly element?: number;

@@ -1,9 +1,9 @@
 #include <atomic>
 
-#include "core/philox.h"
 #include "cpu/kernel.h"
 #include "cpu/simd.h"
 #include "ops/bits/bits.h"
+#include "ops/bits/draws.h"
 #include "ops/bits/lanes.h"
 
 namespace infinity::INFINITY_ISA {
@@ -30,26 +30,6 @@ void bitsToCodesKernel(const KernelArgs& a) {
       storeUpTo(codes + i, signed_(loadBits<T>(bits + i, n), s), n);
     }
   });
-}
-
-// Uniform numbers of consecutive elements of one image, four to a Philox block.
-struct DrawRun {
-  uint32_t seedLo, seedHi, image, scale, stream;
-  uint32_t block = UINT32_MAX;
-  Philox4 drawn = {};
-  float at(uint32_t element) {
-    if (element >> 2 != block) {
-      block = element >> 2;
-      drawn = philox4x32(seedLo, seedHi, block, scale, image, stream);
-    }
-    return philoxUniform(drawn.v[element & 3]);
-  }
-};
-
-// keys [B, 3]: seed low word, seed high word, image.
-DrawRun drawRun(const TensorView& keys, int64_t b, uint32_t scale, uint32_t stream) {
-  const uint32_t* k = keys.as<uint32_t>() + 3 * b;
-  return {k[0], k[1], k[2], scale, stream};
 }
 
 template <class T>

@@ -1,0 +1,265 @@
+#include "cpu/kernel.h"
+#include "cpu/simd.h"
+#include "ops/bits/draws.h"
+#include "ops/bits/lanes.h"
+#include "ops/multiscale/multiscale.h"
+
+namespace infinity::INFINITY_ISA {
+namespace {
+
+constexpr int64_t kStripesPerThread = 4;
+
+// Linear interpolation along one axis, half-pixel centres, clamped at the border: (1 − weight)·[lo] + weight·[hi].
+template <class T>
+struct Tap {
+  int32_t lo, hi;
+  T weight;
+};
+
+template <class T>
+void linearTaps(int64_t from, int64_t to, Tap<T>* taps) {
+  const T ratio = static_cast<T>(from) / static_cast<T>(to);
+  for (int64_t i = 0; i < to; ++i) {
+    T at = ratio * (static_cast<T>(i) + T(0.5)) - T(0.5);
+    if (at < 0) at = 0;
+    const int64_t lo = static_cast<int64_t>(at) < from - 1 ? static_cast<int64_t>(at) : from - 1;
+    taps[i] = {static_cast<int32_t>(lo), static_cast<int32_t>(lo + 1 < from ? lo + 1 : lo), at - static_cast<T>(lo)};
+  }
+}
+
+// The vector of one pixel in a buffer that holds lanesOf<T> channels a pixel.
+template <class T>
+INFINITY_INLINE Vec<T> pixel(const T* plane, int64_t i) {
+  return load(plane + i * lanesOf<T>);
+}
+template <class T>
+INFINITY_INLINE void setPixel(T* plane, int64_t i, Vec<T> v) {
+  store(plane + i * lanesOf<T>, v);
+}
+template <class V, class T>
+INFINITY_INLINE V mix(V lo, V hi, T weight) {
+  return fma(splat(weight), hi, splat(1 - weight) * lo);
+}
+
+// Where element (y, x, channel) of a scale of width w lies among its tokens.
+struct TokenLayout {
+  int64_t w, d;
+  bool patchify;
+  int64_t base(int64_t y, int64_t x) const {
+    if (!patchify) return (y * w + x) * d;
+    return ((y / 2) * (w / 2) + x / 2) * 4 * d + 2 * (y & 1) + (x & 1);
+  }
+  int64_t step() const { return patchify ? 4 : 1; }
+};
+
+template <class T>
+struct Multiscale {
+  const KernelArgs& a;
+  const MultiscaleParams& p;
+  int64_t images, H, W, d, scales, tokens = 0;
+  const int32_t* grids;
+  T magnitude;
+  int64_t groups;
+  // In scratch: per scale the taps up to H rows and W columns, and down to the next grid; then a buffer a stripe.
+  Tap<T>* taps;
+  int64_t tapsPerScale;
+  T* buffers;
+  int64_t bufferSize;
+
+  explicit Multiscale(const KernelArgs& args)
+      : a(args),
+        p(args.paramsAs<MultiscaleParams>()),
+        images(a.in[0].dims[0]),
+        H(a.in[0].dims[1]),
+        W(a.in[0].dims[2]),
+        d(a.in[0].dims[3]),
+        scales(a.in[1].dims[0]),
+        grids(a.in[1].as<int32_t>()),
+        magnitude(codeMagnitude<T>(d)),
+        groups((d + lanesOf<T> - 1) / lanesOf<T>),
+        taps(static_cast<Tap<T>*>(a.scratch)),
+        tapsPerScale(2 * (H + W)),
+        bufferSize(4 * H * W * lanesOf<T>) {
+    buffers = reinterpret_cast<T*>(static_cast<char*>(a.scratch) + tapBytes());
+  }
+
+  size_t tapBytes() const { return (static_cast<size_t>(scales * tapsPerScale) * sizeof(Tap<T>) + 63) / 64 * 64; }
+  int64_t stripes() const {
+    const int64_t most = a.pool->threads() * kStripesPerThread;
+    return images * groups < most ? images * groups : most;
+  }
+  size_t scratchBytes() const { return tapBytes() + static_cast<size_t>(stripes() * bufferSize) * sizeof(T); }
+
+  int64_t rowsOf(int64_t k) const { return grids[2 * k]; }
+  int64_t colsOf(int64_t k) const { return grids[2 * k + 1]; }
+
+  // The schedule is data: it has to fit the features and the outputs before anything is written.
+  bool valid() {
+    if (a.in[2] && !a.in[3] && !a.in[4]) return false;  // noise without a source of draws
+    for (int64_t k = 0; k < scales; ++k) {
+      const int64_t h = rowsOf(k), w = colsOf(k);
+      if (h < 1 || w < 1 || h > H || w > W || (p.patchify && (h % 2 || w % 2))) return false;
+      tokens += h * w;
+    }
+    const int64_t most = images * tokens * d;
+    const int64_t inputs = most - images * rowsOf(0) * colsOf(0) * d;
+    return a.out[0].size() == most && (scales == 1 || a.out[1].size() == inputs) &&
+           (!p.trace || (a.out[3].size() == most && a.out[4].size() == most));
+  }
+
+  void run() {
+    for (int64_t k = 0; k < scales; ++k) {
+      Tap<T>* t = taps + k * tapsPerScale;
+      linearTaps(rowsOf(k), H, t);
+      linearTaps(colsOf(k), W, t + H);
+      if (k + 1 == scales) break;
+      linearTaps(H, rowsOf(k + 1), t + H + W);
+      linearTaps(W, colsOf(k + 1), t + 2 * H + W);
+    }
+    // A stripe takes every stripes-th plane: planes are independent, so the split changes nothing but the balance.
+    const int64_t count = stripes();
+    a.pool->parallelFor(count, [&](int64_t stripe) {
+      for (int64_t plane = stripe; plane < images * groups; plane += count) {
+        const int64_t c0 = plane % groups * lanesOf<T>;
+        const int n = d - c0 < lanesOf<T> ? static_cast<int>(d - c0) : lanesOf<T>;
+        planeGroup(plane / groups, c0, n, buffers + stripe * bufferSize);
+      }
+    });
+  }
+
+  // All scales of channels [c0, c0 + n) of image b.
+  void planeGroup(int64_t b, int64_t c0, int n, T* buffer) {
+    const int64_t size = H * W * lanesOf<T>;
+    T *features = buffer, *sum = buffer + size, *codes = sum + size, *wide = codes + size;
+    const T* source = a.in[0].as<T>() + b * H * W * d + c0;
+    for (int64_t i = 0; i < H * W; ++i) {
+      setPixel(features, i, loadUpTo(source + i * d, n));
+      setPixel(sum, i, Vec<T>{});
+    }
+    // Elements before this scale's in the outputs.
+    int64_t at = b * tokens * d;
+    int64_t inputsAt = b * (tokens - rowsOf(0) * colsOf(0)) * d;
+    for (int64_t k = 0; k < scales; ++k) {
+      const int64_t h = rowsOf(k), w = colsOf(k);
+      quantizeScale(b, k, c0, n, at, features, sum, codes);
+      accumulate(k, codes, wide, sum);
+      at += h * w * d;
+      if (k + 1 == scales) break;
+      nextInput(k, c0, n, inputsAt, sum);
+      inputsAt += rowsOf(k + 1) * colsOf(k + 1) * d;
+    }
+    T* total = a.out[2].as<T>() + b * H * W * d + c0;
+    for (int64_t i = 0; i < H * W; ++i) storeUpTo(total + i * d, pixel(sum, i), n);
+  }
+
+  // Mean of features − sum over the window of (y, x): rows [⌊y·H/h⌋, ⌈(y + 1)·H/h⌉), columns alike.
+  INFINITY_INLINE Vec<T> pooledResidual(const T* features, const T* sum, int64_t y, int64_t x, int64_t h, int64_t w) {
+    const int64_t y0 = y * H / h, y1 = ((y + 1) * H + h - 1) / h, x0 = x * W / w, x1 = ((x + 1) * W + w - 1) / w;
+    Vec<T> total = {};
+    for (int64_t i = y0; i < y1; ++i) {
+      for (int64_t j = x0; j < x1; ++j) total += pixel(features, i * W + j) - pixel(sum, i * W + j);
+    }
+    return total / splat(static_cast<T>((y1 - y0) * (x1 - x0)));
+  }
+
+  void quantizeScale(int64_t b, int64_t k, int64_t c0, int n, int64_t at, const T* features, const T* sum, T* codes) {
+    const int64_t h = rowsOf(k), w = colsOf(k);
+    const TokenLayout layout{w, d, p.patchify != 0};
+    uint8_t* labels = a.out[0].as<uint8_t>() + at;
+    const T strength = a.in[2] ? a.in[2].as<T>()[k] : T(0);
+    const T* recorded = a.in[3] ? a.in[3].as<T>() + at : nullptr;
+    const bool noisy = strength > 0 && (p.requant || p.trace);
+    DrawRun drawn = {};
+    if (noisy && !recorded) drawn = drawRun(a.in[4], b, static_cast<uint32_t>(k), p.stream);
+    for (int64_t y = 0; y < h; ++y) {
+      for (int64_t x = 0; x < w; ++x) {
+        const int64_t token = y * w + x, element = token * d + c0;
+        const Vec<T> residual = pooledResidual(features, sum, y, x, h, w);
+        uint8_t bits[lanesOf<T>], flipped[lanesOf<T>] = {};
+        storePositive(bits, residual, lanesOf<T>);
+        uint8_t* label = labels + layout.base(y, x) + layout.step() * c0;
+        for (int i = 0; i < n; ++i) label[i * layout.step()] = flipped[i] = bits[i];
+        if (noisy) {
+          for (int i = 0; i < n; ++i) {
+            const T u = recorded ? recorded[element + i] : drawn.at(static_cast<uint32_t>(element + i));
+            flipped[i] ^= u < strength;
+          }
+        }
+        const Vec<T> chosen = loadBits<T>(p.requant ? flipped : bits, lanesOf<T>);
+        setPixel(codes, token, signed_(chosen, magnitude));
+        if (p.trace) {
+          storeUpTo(a.out[3].as<T>() + at + element, residual, n);
+          for (int i = 0; i < n; ++i) a.out[4].as<uint8_t>()[at + element + i] = flipped[i];
+        }
+      }
+    }
+  }
+
+  // sum += codes at H×W, columns first.
+  void accumulate(int64_t k, const T* codes, T* wide, T* sum) {
+    const int64_t h = rowsOf(k), w = colsOf(k);
+    const Tap<T>*rows = taps + k * tapsPerScale, *cols = rows + H;
+    if (w < W) {
+      for (int64_t y = 0; y < h; ++y) {
+        for (int64_t x = 0; x < W; ++x) {
+          const Vec<T> lo = pixel(codes, y * w + cols[x].lo), hi = pixel(codes, y * w + cols[x].hi);
+          setPixel(wide, y * W + x, mix(lo, hi, cols[x].weight));
+        }
+      }
+      codes = wide;
+    }
+    for (int64_t y = 0; y < H; ++y) {
+      const int64_t lo = h < H ? rows[y].lo * W : y * W, hi = h < H ? rows[y].hi * W : y * W;
+      const T weight = h < H ? rows[y].weight : T(0);
+      for (int64_t x = 0; x < W; ++x) {
+        const Vec<T> code = mix(pixel(codes, lo + x), pixel(codes, hi + x), weight);
+        setPixel(sum, y * W + x, pixel(sum, y * W + x) + code);
+      }
+    }
+  }
+
+  // The running sum on the grid of scale k + 1, without antialiasing: what the transformer sees.
+  void nextInput(int64_t k, int64_t c0, int n, int64_t inputsAt, const T* sum) {
+    const int64_t h = rowsOf(k + 1), w = colsOf(k + 1);
+    const Tap<T>*rows = taps + k * tapsPerScale + H + W, *cols = rows + H;
+    const TokenLayout layout{w, d, p.patchify != 0};
+    T* inputs = a.out[1].as<T>() + inputsAt;
+    for (int64_t y = 0; y < h; ++y) {
+      const int64_t lo = rows[y].lo * W, hi = rows[y].hi * W;
+      for (int64_t x = 0; x < w; ++x) {
+        const Tap<T>& c = cols[x];
+        const Vec<T> top = mix(pixel(sum, lo + c.lo), pixel(sum, lo + c.hi), c.weight);
+        const Vec<T> bottom = mix(pixel(sum, hi + c.lo), pixel(sum, hi + c.hi), c.weight);
+        const Vec<T> value = mix(top, bottom, rows[y].weight);
+        T* to = inputs + layout.base(y, x) + layout.step() * c0;
+        if (!p.patchify) {
+          storeUpTo(to, value, n);
+        } else {
+          T each[lanesOf<T>];
+          store(each, value);
+          for (int i = 0; i < n; ++i) to[4 * i] = each[i];
+        }
+      }
+    }
+  }
+};
+
+size_t multiscalePlan(const KernelArgs& a) {
+  return a.in[0].dtype == DType::f64 ? Multiscale<double>(a).scratchBytes() : Multiscale<float>(a).scratchBytes();
+}
+
+template <class T>
+void multiscaleKernel(const KernelArgs& a) {
+  Multiscale<T> all(a);
+  if (all.valid()) {
+    all.run();
+  } else {
+    a.fail("INVALID_ARGUMENT", "A schedule does not fit the features or the outputs.");
+  }
+}
+
+}  // namespace
+
+INFINITY_KERNEL(multiscale_residual, multiscaleKernel<float>, multiscaleKernel<double>, multiscalePlan);
+
+}  // namespace infinity::INFINITY_ISA
