@@ -6,7 +6,14 @@
 import { invalidArgument } from './errors.js';
 
 /** The last word of the counter keeps the consumers apart: two of them never see the same number. */
-export const RandomStream = { bitDraw: 0, bitFlip: 1, flipStrength: 2 } as const;
+export const RandomStream = {
+  bitDraw: 0,
+  bitFlip: 1,
+  flipStrength: 2,
+  dropScale: 3,
+  dropText: 4,
+  dropPath: 5,
+} as const;
 
 export interface DrawCounter {
   readonly element?: number;

@@ -98,9 +98,5 @@ export const Op = {
   attention: { id: 85, name: 'attention', inputs: 5, outputs: 2, params: 'uf' },
   attentionBackward: { id: 86, name: 'attention_backward', inputs: 7, outputs: 3, params: 'uf' },
   attentionBiasBackward: { id: 87, name: 'attention_bias_backward', inputs: 8, outputs: 4, params: 'uf' },
-  adamw: { id: 88, name: 'adamw', inputs: 2, outputs: 3, params: 'fffffff' },
-  ema: { id: 89, name: 'ema', inputs: 1, outputs: 1, params: 'f' },
-  sumSquares: { id: 90, name: 'sum_squares', inputs: 1, outputs: 1, params: '' },
-  clipFactor: { id: 91, name: 'clip_factor', inputs: 1, outputs: 2, params: 'f' },
-  multiscaleResidual: { id: 92, name: 'multiscale_residual', inputs: 5, outputs: 5, params: 'uuuu' },
+  multiscaleResidual: { id: 88, name: 'multiscale_residual', inputs: 5, outputs: 5, params: 'uuuu' },
 } as const satisfies Record<string, OpDefinition>;

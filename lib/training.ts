@@ -1,0 +1,2 @@
+/** The `node-infinity/training` entry point. */
+export * from './training/index.js';

@@ -1,0 +1,207 @@
+/**
+ * Trains the transformer, and the small text encoder with it, on a frozen tokenizer: bitwise self-correction, cross entropy of
+ * every bit, prompts dropped for guidance. Source: Infinity, trainer.py (train_step).
+ */
+
+import type { Batch } from '../data/loader.js';
+import { grammarVocabulary } from '../data/shapes/index.js';
+import type { Device } from '../device.js';
+import { type Checkpoint, type Component, writeCheckpoint } from '../io/checkpoint.js';
+import { placed } from '../nn/module.js';
+import { RandomStream, uniformDraw } from '../philox.js';
+import { Tape } from '../tape.js';
+import { Tensor } from '../tensor.js';
+import { T5Encoder } from '../text/t5.js';
+import { parseT5Config, type T5Config } from '../text/t5_config.js';
+import { TextTokenizer } from '../text/tokenizer.js';
+import { buildUnigramVocabulary } from '../text/vocabulary.js';
+import { Autoencoder } from '../tokenizer/autoencoder.js';
+import { parseAutoencoderConfig } from '../tokenizer/config.js';
+import { parseGrids, type ScaleSchedule, scaleOffsets, tokenCount } from '../tokenizer/schedule.js';
+import { dropPathRates, type InfinityConfig, parseInfinityConfig, tokenBits } from '../transformer/config.js';
+import { InfinityTransformer } from '../transformer/infinity.js';
+import { checkRunConfig, type RunConfig } from './config.js';
+import { exportWeights, loadComponent } from './export_checkpoint.js';
+import { AdamW } from './optimizer.js';
+import { type RunOptions, runTraining, type StepEvent, type StepNumbers, type Trainee } from './run.js';
+import { BitwiseSelfCorrection, type SelfCorrectionConfig } from './self_correction.js';
+import { picturesOf } from './tokenizer_trainer.js';
+
+export interface TransformerTrainingConfig extends RunConfig {
+  readonly transformer: Partial<InfinityConfig>;
+  /** `vocab_size` follows from the text tokenizer. */
+  readonly text_encoder: Omit<T5Config, 'vocab_size'>;
+  readonly self_correction: SelfCorrectionConfig;
+  /** Share of prompts that are replaced by the unconditional rows; official 0.1. */
+  readonly text_dropout: number;
+  /** Tokens weigh by the square root of their scale's area. */
+  readonly reweight: boolean;
+  /** Defaults of generation that the checkpoint will carry. */
+  readonly generation: Readonly<Record<string, unknown>>;
+}
+
+interface Parts {
+  readonly config: TransformerTrainingConfig;
+  readonly autoencoder: Autoencoder;
+  readonly vae: Component;
+  readonly transformer: InfinityTransformer;
+  readonly textEncoder: T5Encoder;
+  readonly textTokenizer: TextTokenizer;
+  readonly schedule: ScaleSchedule;
+  readonly device: Device;
+}
+
+const TEXT_PREFIX = 'text_encoder.';
+
+/** Parameters of the transformer under their own names, those of the text encoder below `text_encoder.`. */
+function* trained({
+  transformer,
+  textEncoder,
+}: Pick<Parts, 'transformer' | 'textEncoder'>): Generator<[string, Tensor]> {
+  yield* transformer.namedParameters();
+  yield* textEncoder.namedParameters(TEXT_PREFIX);
+}
+
+export class TransformerTrainer implements Trainee {
+  private readonly correction: BitwiseSelfCorrection;
+
+  private constructor(
+    private readonly parts: Parts,
+    readonly optimizer: AdamW,
+  ) {
+    this.correction = new BitwiseSelfCorrection(parts.config.self_correction);
+  }
+
+  /**
+   * @param tokenizer checkpoint with the trained visual tokenizer, which stays as it is and is exported along
+   * @param init checkpoint whose transformer and text encoder are the start
+   * @throws InfinityError INVALID_ARGUMENT, CHECKPOINT_INVALID, CHECKPOINT_CONFIG_MISMATCH
+   */
+  static async create(
+    json: unknown,
+    { device, tokenizer, init }: { device: Device; tokenizer: Checkpoint; init?: Checkpoint | undefined },
+  ): Promise<TransformerTrainer> {
+    const config = checkRunConfig<TransformerTrainingConfig>(json);
+    const vae = await tokenizer.component('vae');
+    const autoencoderConfig = parseAutoencoderConfig(vae.config);
+    const schedule = parseGrids(String(vae.config.scale_schedule));
+    const textTokenizer = new TextTokenizer(buildUnigramVocabulary(grammarVocabulary()));
+    const parts = placed({ device }, (): Parts => {
+      const transformer = new InfinityTransformer(
+        parseInfinityConfig({
+          ...config.transformer,
+          vae_embed_dim: autoencoderConfig.codebook_dim,
+          text_channels: config.text_encoder.d_model,
+          scale_schedules: [schedule],
+        }),
+      );
+      const textEncoder = new T5Encoder(
+        parseT5Config({ ...config.text_encoder, vocab_size: textTokenizer.vocabularySize }),
+      );
+      const autoencoder = new Autoencoder(autoencoderConfig);
+      return { config, autoencoder, vae, transformer, textEncoder, textTokenizer, schedule, device };
+    });
+    await loadComponent(parts.autoencoder, tokenizer, 'vae');
+    parts.autoencoder.freeze('f32');
+    if (init) {
+      await loadComponent(parts.transformer, init, 'transformer');
+      await loadComponent(parts.textEncoder, init, 'text_encoder');
+    } else {
+      parts.transformer.initialize(config.seed);
+      parts.textEncoder.initialize(config.seed);
+    }
+    const optimizer = await AdamW.create(trained(parts), {
+      betas: config.optimizer.betas,
+      clip: config.optimizer.clip,
+      emaDecay: config.optimizer.ema_decay,
+    });
+    return new TransformerTrainer(parts, optimizer);
+  }
+
+  weights(): Iterable<[string, Tensor]> {
+    return trained(this.parts);
+  }
+
+  run(options: RunOptions): AsyncGenerator<StepEvent> {
+    return runTraining(this, this.parts.config, options);
+  }
+
+  async step(batch: Batch, step: number, rates: { lr: number; weightDecay: number }): Promise<StepNumbers> {
+    const { config, autoencoder, transformer, textEncoder, textTokenizer, schedule, device } = this.parts;
+    const { seed, dataset, text_dropout, reweight } = config;
+    const image_BHWC = picturesOf(batch, dataset.size, dataset.size, device);
+    const features_BHWd = autoencoder.encode(image_BHWC);
+    const { inputs_BLD, labels_BLD, sum_BHWd } = this.correction.apply(features_BHWd, schedule, {
+      seed,
+      step,
+      firstSample: batch.first,
+    });
+    const prompts = batch.captions.map((caption) => textTokenizer.encode(caption).ids);
+    const draw = (sample: number, stream: number, element = 0, scale = 0): number =>
+      uniformDraw(seed, { element, scale, image: batch.first + sample, stream });
+    const dropText = prompts.map((_, b) => draw(b, RandomStream.dropText) < text_dropout);
+    const dropPath = dropPathRates(transformer.config).map((rate, i) => {
+      const keep = (branch: number): number[] =>
+        prompts.map((_, b) => Number(draw(b, RandomStream.dropPath, branch, i) >= rate));
+      return { sa: keep(0), ffn: keep(1) };
+    });
+    const tape = new Tape().watch(...this.optimizer.parameters);
+    const out = tape.run(() => {
+      const text = textEncoder.encode(prompts);
+      const options = { text, schedule, dropText, dropPath, reweight };
+      return transformer.loss(inputs_BLD, labels_BLD, options);
+    });
+    const one = Tensor.from([1], [], 'f32', device);
+    const grads = tape.backward([{ of: out.loss, cotangent: one }]);
+    const norm = this.optimizer.update(grads, rates);
+    try {
+      const [loss, gradNorm, correct] = await Promise.all([
+        out.loss.readFloats(),
+        norm.readFloats(),
+        out.correct.readFloats(),
+      ]);
+      return { loss: loss[0]!, gradNorm: gradNorm[0]!, metrics: this.accuracies(correct, prompts.length) };
+    } finally {
+      grads.dispose();
+      const scratch = [image_BHWC, features_BHWd, inputs_BLD, labels_BLD, sum_BHWd, one, norm, ...Object.values(out)];
+      for (const t of scratch) t?.dispose();
+    }
+  }
+
+  /** Share of right bits, of all and of each scale. */
+  private accuracies(correct: ArrayLike<number>, batch: number): Record<string, number> {
+    const { schedule, transformer } = this.parts;
+    const [tokens, bits, offsets] = [tokenCount(schedule), tokenBits(transformer.config), scaleOffsets(schedule)];
+    const sums = new Array<number>(schedule.length).fill(0);
+    for (let b = 0; b < batch; b++)
+      for (const [k] of schedule.entries())
+        for (let t = offsets[k]!; t < offsets[k + 1]!; t++) sums[k]! += correct[b * tokens + t]!;
+    const total = sums.reduce((a, s) => a + s, 0) / (batch * tokens * bits);
+    const each = sums.map((s, k) => [`scale${k}`, s / (batch * (offsets[k + 1]! - offsets[k]!) * bits)] as const);
+    return { accuracy: total, ...Object.fromEntries(each) };
+  }
+
+  /** Writes the whole model: averaged weights, the tokenizer it was trained on, the text tokenizer, generation defaults. */
+  async export(directory: string): Promise<void> {
+    const { config, vae, transformer, textEncoder, textTokenizer } = this.parts;
+    const averages = this.optimizer.averages();
+    await writeCheckpoint(directory, {
+      components: {
+        vae,
+        transformer: { config: { ...transformer.config }, tensors: await exportWeights(transformer, averages) },
+        text_encoder: {
+          config: { ...textEncoder.config },
+          tensors: await exportWeights(textEncoder, averages, TEXT_PREFIX),
+        },
+      },
+      tokenizer: textTokenizer.json,
+      generationConfig: config.generation,
+    });
+  }
+
+  dispose(): void {
+    const { autoencoder, transformer, textEncoder } = this.parts;
+    this.optimizer.dispose();
+    for (const module of [autoencoder, transformer, textEncoder]) module.dispose();
+  }
+}
