@@ -18,6 +18,18 @@ struct DrawRun {
     }
     return philoxUniform(drawn.v[element & 3]);
   }
+  /// n of them from `element` on; whole blocks are drawn side by side.
+  template <class T>
+  void fill(uint32_t element, int n, T* to) {
+    int i = 0;
+    if (element % 4 == 0) {
+      for (; i + 4 <= n; i += 4) {
+        const Philox4 four = philox4x32(seedLo, seedHi, (element + i) >> 2, scale, image, stream);
+        for (int j = 0; j < 4; ++j) to[i + j] = philoxUniform(four.v[j]);
+      }
+    }
+    for (; i < n; ++i) to[i] = at(element + i);
+  }
 };
 
 /// keys [B, 3]: low and high word of the seed, image.

@@ -16,6 +16,16 @@ struct Tap {
   T weight;
 };
 
+// The window of an area mean along one axis: [begin, end).
+struct Window {
+  int32_t begin, end;
+};
+
+void areaWindows(int64_t from, int64_t to, Window* windows) {
+  for (int64_t i = 0; i < to; ++i)
+    windows[i] = {static_cast<int32_t>(i * from / to), static_cast<int32_t>(((i + 1) * from + to - 1) / to)};
+}
+
 template <class T>
 void linearTaps(int64_t from, int64_t to, Tap<T>* taps) {
   const T ratio = static_cast<T>(from) / static_cast<T>(to);
@@ -60,9 +70,11 @@ struct Multiscale {
   const int32_t* grids;
   T magnitude;
   int64_t groups;
-  // In scratch: per scale the taps up to H rows and W columns, and down to the next grid; then a buffer a stripe.
+  // In scratch: per scale the taps up to H rows and W columns, the taps down to the next grid, and the windows of rows
+  // and columns; then a buffer a stripe.
   Tap<T>* taps;
-  int64_t tapsPerScale;
+  int64_t tapsPerScale, windowsPerScale;
+  Window* windows;
   T* buffers;
   int64_t bufferSize;
 
@@ -79,16 +91,20 @@ struct Multiscale {
         groups((d + lanesOf<T> - 1) / lanesOf<T>),
         taps(static_cast<Tap<T>*>(a.scratch)),
         tapsPerScale(2 * (H + W)),
-        bufferSize(4 * H * W * lanesOf<T>) {
-    buffers = reinterpret_cast<T*>(static_cast<char*>(a.scratch) + tapBytes());
-  }
+        windowsPerScale(H + W),
+        windows(reinterpret_cast<Window*>(static_cast<char*>(a.scratch) + tapBytes())),
+        buffers(reinterpret_cast<T*>(static_cast<char*>(a.scratch) + tableBytes())),
+        bufferSize(4 * H * W * lanesOf<T>) {}
 
-  size_t tapBytes() const { return (static_cast<size_t>(scales * tapsPerScale) * sizeof(Tap<T>) + 63) / 64 * 64; }
+  size_t tapBytes() const { return static_cast<size_t>(scales * tapsPerScale) * sizeof(Tap<T>); }
+  size_t tableBytes() const {
+    return (tapBytes() + static_cast<size_t>(scales * windowsPerScale) * sizeof(Window) + 63) / 64 * 64;
+  }
   int64_t stripes() const {
     const int64_t most = a.pool->threads() * kStripesPerThread;
     return images * groups < most ? images * groups : most;
   }
-  size_t scratchBytes() const { return tapBytes() + static_cast<size_t>(stripes() * bufferSize) * sizeof(T); }
+  size_t scratchBytes() const { return tableBytes() + static_cast<size_t>(stripes() * bufferSize) * sizeof(T); }
 
   int64_t rowsOf(int64_t k) const { return grids[2 * k]; }
   int64_t colsOf(int64_t k) const { return grids[2 * k + 1]; }
@@ -112,6 +128,8 @@ struct Multiscale {
       Tap<T>* t = taps + k * tapsPerScale;
       linearTaps(rowsOf(k), H, t);
       linearTaps(colsOf(k), W, t + H);
+      areaWindows(H, rowsOf(k), windows + k * windowsPerScale);
+      areaWindows(W, colsOf(k), windows + k * windowsPerScale + H);
       if (k + 1 == scales) break;
       linearTaps(H, rowsOf(k + 1), t + H + W);
       linearTaps(W, colsOf(k + 1), t + 2 * H + W);
@@ -152,18 +170,19 @@ struct Multiscale {
     for (int64_t i = 0; i < H * W; ++i) storeUpTo(total + i * d, pixel(sum, i), n);
   }
 
-  // Mean of features − sum over the window of (y, x): rows [⌊y·H/h⌋, ⌈(y + 1)·H/h⌉), columns alike.
-  INFINITY_INLINE Vec<T> pooledResidual(const T* features, const T* sum, int64_t y, int64_t x, int64_t h, int64_t w) {
-    const int64_t y0 = y * H / h, y1 = ((y + 1) * H + h - 1) / h, x0 = x * W / w, x1 = ((x + 1) * W + w - 1) / w;
+  // Mean of features − sum over a window.
+  INFINITY_INLINE Vec<T> pooledResidual(const T* features, const T* sum, Window rows, Window cols) {
     Vec<T> total = {};
-    for (int64_t i = y0; i < y1; ++i) {
-      for (int64_t j = x0; j < x1; ++j) total += pixel(features, i * W + j) - pixel(sum, i * W + j);
+    for (int64_t i = rows.begin; i < rows.end; ++i) {
+      for (int64_t j = cols.begin; j < cols.end; ++j) total += pixel(features, i * W + j) - pixel(sum, i * W + j);
     }
-    return total / splat(static_cast<T>((y1 - y0) * (x1 - x0)));
+    const int64_t count = static_cast<int64_t>(rows.end - rows.begin) * (cols.end - cols.begin);
+    return count == 1 ? total : total / splat(static_cast<T>(count));
   }
 
   void quantizeScale(int64_t b, int64_t k, int64_t c0, int n, int64_t at, const T* features, const T* sum, T* codes) {
     const int64_t h = rowsOf(k), w = colsOf(k);
+    const Window *rows = windows + k * windowsPerScale, *cols = rows + H;
     const TokenLayout layout{w, d, p.patchify != 0};
     uint8_t* labels = a.out[0].as<uint8_t>() + at;
     const T strength = a.in[2] ? a.in[2].as<T>()[k] : T(0);
@@ -174,22 +193,27 @@ struct Multiscale {
     for (int64_t y = 0; y < h; ++y) {
       for (int64_t x = 0; x < w; ++x) {
         const int64_t token = y * w + x, element = token * d + c0;
-        const Vec<T> residual = pooledResidual(features, sum, y, x, h, w);
-        uint8_t bits[lanesOf<T>], flipped[lanesOf<T>] = {};
-        storePositive(bits, residual, lanesOf<T>);
+        const Vec<T> residual = pooledResidual(features, sum, rows[y], cols[x]);
         uint8_t* label = labels + layout.base(y, x) + layout.step() * c0;
-        for (int i = 0; i < n; ++i) label[i * layout.step()] = flipped[i] = bits[i];
-        if (noisy) {
-          for (int i = 0; i < n; ++i) {
-            const T u = recorded ? recorded[element + i] : drawn.at(static_cast<uint32_t>(element + i));
-            flipped[i] ^= u < strength;
-          }
+        if (!p.patchify) {
+          storePositive(label, residual, n);
+        } else {
+          uint8_t bits[lanesOf<T>];
+          storePositive(bits, residual, n);
+          for (int i = 0; i < n; ++i) label[4 * i] = bits[i];
         }
-        const Vec<T> chosen = loadBits<T>(p.requant ? flipped : bits, lanesOf<T>);
-        setPixel(codes, token, signed_(chosen, magnitude));
+        const Vec<T> one = splat(T(1)), clean = signed_(residual, T(1));
+        Vec<T> inverted = clean;
+        if (noisy) {
+          T each[lanesOf<T>] = {};
+          if (!recorded) drawn.fill(static_cast<uint32_t>(element), n, each);
+          const Vec<T> u = recorded ? loadUpTo(recorded + element, n) : load(each);
+          inverted *= u < splat(strength) ? -one : one;
+        }
+        setPixel(codes, token, (p.requant ? inverted : clean) * splat(magnitude));
         if (p.trace) {
           storeUpTo(a.out[3].as<T>() + at + element, residual, n);
-          for (int i = 0; i < n; ++i) a.out[4].as<uint8_t>()[at + element + i] = flipped[i];
+          storePositive(a.out[4].as<uint8_t>() + at + element, inverted, n);
         }
       }
     }

@@ -1,0 +1,209 @@
+import assert from 'node:assert/strict';
+import type { Device } from '../../lib/device.js';
+import { bitFlip, bitsToCodes, drawKeys } from '../../lib/ops/bits.js';
+import { sub } from '../../lib/ops/elementwise.js';
+import { type MultiscaleOptions, multiscaleResidual } from '../../lib/ops/multiscale.js';
+import { signQuantize } from '../../lib/ops/quantize.js';
+import { resizeArea } from '../../lib/ops/resize.js';
+import { cat, reshape, slice, zerosLike } from '../../lib/ops/shape.js';
+import { Tape } from '../../lib/tape.js';
+import { scope, Tensor } from '../../lib/tensor.js';
+import { addCodes, nextInput, tokensOfMap } from '../../lib/tokenizer/bit_tokens.js';
+import { assertClean, isaDevices, random, randomArray, relativeError } from '../support/numeric.js';
+
+type Grid = readonly [number, number];
+type Named = Record<string, Tensor>;
+
+/** Bits as floats, so that `tokensOfMap` can permute them; u8 is kept by the kernel. */
+const positions = (map_Bhwd: Tensor): Tensor => tokensOfMap(map_Bhwd);
+
+/** The definition, out of single ops. `draws` is [B, L, d]. */
+function composed(features: Tensor, grids: readonly Grid[], options: MultiscaleOptions): Named {
+  const { noise, patchify = false } = options;
+  const [B = 0, H = 0, W = 0, d = 0] = features.shape;
+  const dtype = features.dtype === 'f64' ? 'f64' : 'f32';
+  const parts: Record<'labels' | 'inputs' | 'residual' | 'noisy', Tensor[]> = {
+    labels: [],
+    inputs: [],
+    residual: [],
+    noisy: [],
+  };
+  let sum = zerosLike(features);
+  let at = 0;
+  for (const [k, [h, w]] of grids.entries()) {
+    if (k > 0) parts.inputs.push(tokensOfMap(nextInput(sum, [h, w]), patchify));
+    const residual = resizeArea(sub(features, sum), [h, w]);
+    const { bits } = signQuantize(residual, 1);
+    let noisy = bits;
+    if (noise?.draws instanceof Tensor) {
+      const draws = reshape(slice(noise.draws, 1, at, at + h * w), bits.shape);
+      noisy = bitFlip(bits, noise.strengths[k]!, draws);
+    } else if (noise) {
+      const { keys } = noise.draws as { keys: Tensor };
+      noisy = bitFlip(bits, noise.strengths[k]!, { keys, scale: k });
+    }
+    at += h * w;
+    const used = noise?.requant ? noisy : bits;
+    sum = addCodes(sum, bitsToCodes(used, dtype), [H, W]);
+    // Signs stand for bits, because pixel shuffling takes floats.
+    parts.labels.push(tokensOfMap(bitsToCodes(reshape(bits, [B, h, w, d]), dtype), patchify));
+    parts.residual.push(positions(residual));
+    parts.noisy.push(positions(bitsToCodes(noisy, dtype)));
+  }
+  const join = (list: Tensor[]): Tensor => (list.length > 1 ? cat(list, 1) : list[0]!);
+  return {
+    labels: join(parts.labels),
+    residual: join(parts.residual),
+    noisy: join(parts.noisy),
+    sum,
+    ...(parts.inputs.length > 0 ? { inputs: join(parts.inputs) } : {}),
+  };
+}
+
+async function readAndDispose(tensors: Named): Promise<Record<string, ArrayLike<number>>> {
+  const read = await Promise.all(Object.values(tensors).map((t) => t.read()));
+  for (const t of Object.values(tensors)) t.dispose();
+  return Object.fromEntries(Object.keys(tensors).map((name, i) => [name, read[i]!]));
+}
+
+const positive = (values: ArrayLike<number>): number[] => Array.from(values, (v) => Number(v > 0));
+
+async function assertAgree(
+  device: Device,
+  dtype: 'f32' | 'f64',
+  shape: number[],
+  grids: readonly Grid[],
+  options: MultiscaleOptions,
+) {
+  const features = random(device, 11, shape, dtype, 0.8);
+  const want = await readAndDispose(scope(() => composed(features, grids, options)));
+  const { bits_BLD, inputs_BLD, sum_BHWd, trace } = multiscaleResidual(features, grids, { ...options, trace: true });
+  const { residual_BLd, noisy_BLd } = trace ?? assert.fail('no trace');
+  const inputs: Named = inputs_BLD ? { inputs: inputs_BLD } : {};
+  const got = await readAndDispose({
+    labels: bits_BLD,
+    residual: residual_BLd,
+    noisy: noisy_BLd,
+    sum: sum_BHWd,
+    ...inputs,
+  });
+  const tolerance = dtype === 'f64' ? 1e-12 : 2e-6;
+  assert.deepEqual(Object.keys(got).sort(), Object.keys(want).sort());
+  for (const name of ['residual', 'sum', ...Object.keys(inputs)])
+    assert.ok(relativeError(got[name]!, want[name]!) <= tolerance, `${name} differs`);
+  for (const name of ['labels', 'noisy']) assert.deepEqual(Array.from(got[name]!), positive(want[name]!), name);
+  features.dispose();
+}
+
+const cases: { title: string; shape: number[]; grids: Grid[]; patchify?: boolean }[] = [
+  { title: 'one position', shape: [1, 1, 1, 1], grids: [[1, 1]] },
+  {
+    title: 'overlapping windows',
+    shape: [2, 5, 7, 14],
+    grids: [
+      [1, 1],
+      [2, 3],
+      [3, 5],
+      [5, 7],
+    ],
+  },
+  {
+    title: 'repeated full scales',
+    shape: [1, 3, 2, 33],
+    grids: [
+      [3, 2],
+      [3, 2],
+    ],
+  },
+  {
+    title: 'a last scale below the features',
+    shape: [1, 6, 6, 16],
+    grids: [
+      [1, 1],
+      [4, 4],
+    ],
+  },
+  {
+    title: 'patchify',
+    shape: [2, 6, 8, 14],
+    grids: [
+      [2, 2],
+      [4, 6],
+      [6, 8],
+    ],
+    patchify: true,
+  },
+];
+
+for (const [isa, device] of isaDevices()) {
+  describe(`multiscaleResidual on ${isa}`, () => {
+    let live = 0;
+    beforeEach(() => {
+      live = device.stats().liveTensors;
+    });
+    afterEach(() => assertClean(device, live));
+
+    for (const { title, shape, grids, patchify = false } of cases) {
+      it(`is the composed quantiser: ${title}`, async () => {
+        const [B = 0, , , d = 0] = shape;
+        const L = grids.reduce((sum, [h, w]) => sum + h * w, 0);
+        const strengths = grids.map((_, k) => (k % 3 === 2 ? 0 : 0.3));
+        const keys = drawKeys(
+          Array.from({ length: B }, (_, image) => ({ seed: 5, image })),
+          device,
+        );
+        for (const dtype of ['f64', 'f32'] as const) {
+          const u = Tensor.from(
+            randomArray(3, B * L * d).map((v) => (v + 1) / 2),
+            [B, L, d],
+            dtype,
+            device,
+          );
+          for (const options of [
+            {},
+            { noise: { strengths, draws: u, requant: true } },
+            { noise: { strengths, draws: u, requant: false } },
+            { noise: { strengths, draws: { keys }, requant: true } },
+          ])
+            await assertAgree(device, dtype, shape, grids, { ...options, patchify });
+          u.dispose();
+        }
+        keys.dispose();
+      });
+    }
+
+    it('gives an image the same bits alone and in a batch, traced or not', async () => {
+      const grids: Grid[] = [
+        [1, 1],
+        [2, 2],
+        [4, 4],
+      ];
+      const features = random(device, 2, [3, 4, 4, 18]);
+      const images = [0, 1, 2].map((image) => ({ seed: 9, image }));
+      const run = (x: Tensor, which: typeof images, trace: boolean) =>
+        scope(() => {
+          const noise = { strengths: [0.4, 0.4, 0.4], draws: { keys: drawKeys(which, device) }, requant: true };
+          return multiscaleResidual(x, grids, { noise, trace }).bits_BLD;
+        });
+      const one = features.view([1, 4, 4, 18], 288);
+      const [all, alone] = [run(features, images, true), run(one, [images[1]!], false)];
+      const size = 21 * 18;
+      assert.deepEqual(await alone.read(), (await all.read()).slice(size, 2 * size));
+      for (const t of [features, one, all, alone]) t.dispose();
+    });
+
+    it('refuses grids that do not fit, noise without a share, and gradients', () => {
+      const features = random(device, 1, [1, 4, 4, 3]);
+      const keys = drawKeys([{ seed: 1, image: 0 }], device);
+      for (const grids of [[], [[5, 1]], [[0, 1]], [[1.5, 1]]] as Grid[][])
+        assert.throws(() => multiscaleResidual(features, grids), { code: 'INVALID_ARGUMENT' });
+      assert.throws(() => multiscaleResidual(features, [[1, 1]], { patchify: true }), { code: 'INVALID_ARGUMENT' });
+      const noise = { strengths: [2], draws: { keys }, requant: true };
+      assert.throws(() => multiscaleResidual(features, [[1, 1]], { noise }), { code: 'INVALID_ARGUMENT' });
+      const tape = new Tape().watch(features);
+      assert.throws(() => tape.run(() => multiscaleResidual(features, [[1, 1]])), { code: 'NOT_DIFFERENTIABLE' });
+      features.dispose();
+      keys.dispose();
+    });
+  });
+}
