@@ -1,5 +1,8 @@
 import assert from 'node:assert/strict';
-import { addScalar } from '../../lib/ops/elementwise.js';
+import { Device } from '../../lib/device.js';
+import { addScalar, scale } from '../../lib/ops/elementwise.js';
+import { l1Loss } from '../../lib/ops/loss.js';
+import { sumSquares } from '../../lib/ops/optim.js';
 import * as ops from '../../lib/ops/reduce.js';
 import { Tensor } from '../../lib/tensor.js';
 import { assertGradients, assertMatchesReference, isaDevices, randomArray } from '../support/numeric.js';
@@ -47,6 +50,27 @@ for (const [isa, device] of isaDevices()) {
       const [a, b] = [ops.sumAxis(many, 1), ops.sumAxis(one, 1)];
       assert.equal((await a.readFloats())[39], (await b.readFloats())[0]);
       for (const t of [many, one, a, b]) t.dispose();
+    });
+    it('one thread and two give the same bits', async () => {
+      const values = randomArray(3, 3 * 5000 * 7);
+      const results = await Promise.all(
+        [1, 2].map(async (threads) => {
+          const own = Device.create('cpu', { isa, threads });
+          const x = Tensor.from(values, [3, 5000, 7], 'f32', own);
+          const sums = [
+            ops.sum(x),
+            ops.sumAxis(x, 0),
+            ops.sumAxis(x, 1),
+            ops.sumAxis(x, 2),
+            sumSquares(x),
+            l1Loss(x, scale(x, 2)),
+          ];
+          const read = await Promise.all(sums.map((y) => y.read()));
+          own.close();
+          return read;
+        }),
+      );
+      assert.deepEqual(results[0], results[1]);
     });
     it('gradients equal finite differences', async () => {
       await assertGradients(device, ops.sum, [[3, 4]]);

@@ -38,39 +38,54 @@ struct Band {
   }
 };
 
+constexpr size_t kLine = 64;
+constexpr size_t roundToLine(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
+
+// One blended row of the input for each thread.
 template <class T>
-size_t planFor(const TensorView& x, const TensorView& y) {
-  return Band<T>::bytes(x.dims[1], y.dims[1]) + Band<T>::bytes(x.dims[2], y.dims[2]) + 64;
+size_t rowBytes(const TensorView& x) {
+  return roundToLine(static_cast<size_t>(x.dims[2]) * x.dims[3] * sizeof(T));
+}
+
+template <class T>
+size_t planFor(const KernelArgs& a) {
+  const TensorView &x = a.in[0], &y = a.out[0];
+  return roundToLine(Band<T>::bytes(x.dims[1], y.dims[1])) + roundToLine(Band<T>::bytes(x.dims[2], y.dims[2])) +
+         static_cast<size_t>(a.pool->threads()) * rowBytes<T>(x);
 }
 size_t resamplePlan(const KernelArgs& a) {
-  return a.in[0].dtype == DType::f64 ? planFor<double>(a.in[0], a.out[0]) : planFor<float>(a.in[0], a.out[0]);
+  return a.in[0].dtype == DType::f64 ? planFor<double>(a) : planFor<float>(a);
 }
 
-// y[c] = Σ_j wy[j] Σ_k wx[k] x[j, k, c] for `V` vectors of channels, the last of them with n lanes.
-template <class T, int V>
-INFINITY_INLINE void resamplePixel(const T* x, int64_t rowStride, int64_t channels, const T* wy, int ny, const T* wx,
-                                   int nx, T* y, int n) {
+// y[i] = Σ_k w[k] x[k · stride + i] for i < n
+template <class T>
+INFINITY_INLINE void blend(const T* x, int64_t stride, const T* w, int taps, T* y, int64_t n) {
   constexpr int lanes = lanesOf<T>;
-  Vec<T> sum[V];
-  for (int v = 0; v < V; ++v) sum[v] = splatTo<T>(0);
-  for (int j = 0; j < ny; ++j) {
-    Vec<T> row[V];
-    for (int v = 0; v < V; ++v) row[v] = splatTo<T>(0);
-    for (int k = 0; k < nx; ++k) {
-      const T* p = x + j * rowStride + k * channels;
-      const Vec<T> w = splat(wx[k]);
-      for (int v = 0; v < V - 1; ++v) row[v] = fma(w, load(p + v * lanes), row[v]);
-      row[V - 1] = fma(w, n == lanes ? load(p + (V - 1) * lanes) : loadTail(p + (V - 1) * lanes, n), row[V - 1]);
+  int64_t i = 0;
+  for (; i + 4 * lanes <= n; i += 4 * lanes) {
+    Vec<T> s0 = splatTo<T>(0), s1 = s0, s2 = s0, s3 = s0;
+    for (int k = 0; k < taps; ++k) {
+      const T* p = x + k * stride + i;
+      const Vec<T> weight = splat(w[k]);
+      s0 = fma(weight, load(p), s0);
+      s1 = fma(weight, load(p + lanes), s1);
+      s2 = fma(weight, load(p + 2 * lanes), s2);
+      s3 = fma(weight, load(p + 3 * lanes), s3);
     }
-    for (int v = 0; v < V; ++v) sum[v] = fma(splat(wy[j]), row[v], sum[v]);
+    store(y + i, s0);
+    store(y + i + lanes, s1);
+    store(y + i + 2 * lanes, s2);
+    store(y + i + 3 * lanes, s3);
   }
-  for (int v = 0; v < V - 1; ++v) store(y + v * lanes, sum[v]);
-  if (n == lanes)
-    store(y + (V - 1) * lanes, sum[V - 1]);
-  else
-    storeTail(y + (V - 1) * lanes, sum[V - 1], n);
+  for (; i < n; i += lanes) {
+    const int rest = n - i < lanes ? static_cast<int>(n - i) : lanes;
+    Vec<T> s = splatTo<T>(0);
+    for (int k = 0; k < taps; ++k) s = fma(splat(w[k]), loadUpTo(x + k * stride + i, rest), s);
+    storeUpTo(y + i, s, rest);
+  }
 }
 
+// Rows of the input are blended first, which runs along memory whatever the channels, then the pixels of that row.
 template <class T>
 void resampleKernel(const KernelArgs& a) {
   const auto& p = a.paramsAs<ResampleParams>();
@@ -79,28 +94,27 @@ void resampleKernel(const KernelArgs& a) {
   const auto mode = static_cast<ResampleMode>(p.mode);
   auto* memory = static_cast<char*>(a.scratch);
   const Band<T> rows(mode, p.transposed, inH, outH, memory);
-  const Band<T> columns(mode, p.transposed, inW, outW, memory + (Band<T>::bytes(inH, outH) + 15) / 16 * 16);
-  const int64_t ratio = (inH * inW + outH * outW - 1) / (outH * outW);
-  const int64_t work = channels * (ratio < 4 ? 4 : ratio);  // about what one output pixel costs
-  const int64_t pixels = y.dims[0] * outH * outW, perTile = work >= kElementsPerTile ? 1 : kElementsPerTile / work;
-  constexpr int lanes = lanesOf<T>;
-  a.pool->parallelFor(tilesFor(pixels, perTile), [&](int64_t tile) {
-    const int64_t end = pixels < (tile + 1) * perTile ? pixels : (tile + 1) * perTile;
-    for (int64_t pixel = tile * perTile; pixel < end; ++pixel) {
-      const int64_t ox = pixel % outW, oy = pixel / outW % outH, b = pixel / outW / outH;
-      const T* from = x.as<T>() + ((b * inH + rows.start[oy]) * inW + columns.start[ox]) * channels;
-      T* to = y.as<T>() + pixel * channels;
-      const T *wy = rows.weights + oy * rows.width, *wx = columns.weights + ox * columns.width;
-      const int ny = rows.count[oy], nx = columns.count[ox];
-      const int64_t stride = inW * channels;
-      int64_t c = 0;
-      for (; c + 2 * lanes <= channels; c += 2 * lanes)
-        resamplePixel<T, 2>(from + c, stride, channels, wy, ny, wx, nx, to + c, lanes);
-      if (c + lanes < channels) {
-        resamplePixel<T, 2>(from + c, stride, channels, wy, ny, wx, nx, to + c, static_cast<int>(channels - c - lanes));
-      } else if (c < channels) {
-        resamplePixel<T, 1>(from + c, stride, channels, wy, ny, wx, nx, to + c, static_cast<int>(channels - c));
-      }
+  memory += roundToLine(Band<T>::bytes(inH, outH));
+  const Band<T> columns(mode, p.transposed, inW, outW, memory);
+  memory += roundToLine(Band<T>::bytes(inW, outW));
+  const int64_t count = y.dims[0] * outH, stride = inW * channels;
+  const int64_t work = (stride * (inH > outH ? inH / outH + 1 : 2) + 2 * outW * channels) / 2;  // of a row, about
+  const int64_t perTile = work >= kElementsPerTile ? 1 : kElementsPerTile / work;
+  parallelForWithMemory(*a.pool, tilesFor(count, perTile), memory, rowBytes<T>(x), [&](int64_t tile, char* mine) {
+    const int64_t end = count < (tile + 1) * perTile ? count : (tile + 1) * perTile;
+    for (int64_t row = tile * perTile; row < end; ++row) {
+      const int64_t oy = row % outH, b = row / outH;
+      const T* from = x.as<T>() + (b * inH + rows.start[oy]) * stride;
+      T* to = y.as<T>() + row * outW * channels;
+      auto* blended = inW == outW ? to : reinterpret_cast<T*>(mine);
+      if (inH == outH && inW != outW)
+        blended = const_cast<T*>(from);
+      else
+        blend(from, stride, rows.weights + oy * rows.width, rows.count[oy], blended, stride);
+      if (inW == outW) continue;
+      for (int64_t ox = 0; ox < outW; ++ox)
+        blend(blended + columns.start[ox] * channels, channels, columns.weights + ox * columns.width, columns.count[ox],
+              to + ox * channels, channels);
     }
   });
 }

@@ -2,6 +2,7 @@
 
 #include "cpu/kernel.h"
 #include "cpu/simd.h"
+#include "ops/shape/transpose.h"
 
 namespace infinity::INFINITY_ISA {
 namespace {
@@ -95,62 +96,42 @@ void padKernel(const KernelArgs& a) {
 
 constexpr int64_t kBlock = 64;
 
-// to[q · toStride + p] = from[p · fromStride + q]; eight rows of the source at a time keep both sides in whole lines.
-template <class E>
-void transposeBlock(const E* from, int64_t fromStride, E* to, int64_t toStride, int64_t p, int64_t q) {
-  int64_t i = 0;
-  for (; i + 8 <= p; i += 8) {
-    const E* r = from + i * fromStride;
-    for (int64_t j = 0; j < q; ++j) {
-      E* o = to + j * toStride + i;
-      E line[8];
-      for (int k = 0; k < 8; ++k) line[k] = r[j + k * fromStride];
-      __builtin_memcpy(o, line, sizeof line);
-    }
-  }
-  for (; i < p; ++i)
-    for (int64_t j = 0; j < q; ++j) to[j * toStride + i] = from[i * fromStride + j];
-}
-
 template <class E>
 void permuteAs(const KernelArgs& a) {
   const PermuteWalk w(a.in[0], a.paramsAs<PermuteParams>().axes);
   const E* x = a.in[0].as<E>();
   E* y = a.out[0].as<E>();
-  int64_t outStride[kMaxRank];
-  int64_t n = 1;
-  for (int i = w.rank; i-- > 0;) {
-    outStride[i] = n;
-    n *= w.extent[i];
-  }
   const int last = w.rank - 1;
   int fast = 0;  // the output axis along which the input is contiguous
   while (w.stride[fast] != 1) ++fast;
   const int64_t P = w.extent[last], Q = fast == last ? 1 : w.extent[fast];
-  // Blocks of p × q; the remaining axes are outer.
-  const int64_t blockP = fast == last ? P : P < kBlock ? P : kBlock, blockQ = Q < kBlock ? Q : kBlock;
-  const int64_t acrossP = tilesFor(P, blockP), acrossQ = tilesFor(Q, blockQ);
-  const int64_t pieces = n / (P * Q) * acrossP * acrossQ;
-  const int64_t batch = blockP * blockQ >= kElementsPerTile ? 1 : kElementsPerTile / (blockP * blockQ);
-  a.pool->parallelFor(tilesFor(pieces, batch), [&](int64_t tile) {
-    const int64_t end = pieces < (tile + 1) * batch ? pieces : (tile + 1) * batch;
-    for (int64_t piece = tile * batch; piece < end; ++piece) {
-      const int64_t p0 = piece % acrossP * blockP, q0 = piece / acrossP % acrossQ * blockQ;
-      int64_t rest = piece / acrossP / acrossQ, from = 0, to = 0;
-      for (int axis = last - 1; axis >= 0; --axis) {
-        if (axis == fast) continue;
-        const int64_t index = rest % w.extent[axis];
-        rest /= w.extent[axis];
-        from += index * w.stride[axis];
-        to += index * outStride[axis];
-      }
+  // Every other axis is walked like an odometer, the blocks of the two being its fastest wheels.
+  const int64_t blockP = fast == last ? P : kBlock, blockQ = kBlock;
+  Odometer walk;
+  walk.add(tilesFor(P, blockP), blockP * w.stride[last], blockP);
+  int64_t outStride = P, outFast = 1;
+  for (int axis = last - 1; axis >= 0; --axis) {
+    if (axis == fast)
+      outFast = outStride;
+    else
+      walk.add(w.extent[axis], w.stride[axis], outStride);
+    outStride *= w.extent[axis];
+  }
+  if (fast != last) walk.add(tilesFor(Q, blockQ), blockQ, blockQ * outFast);
+  const int64_t smallP = P < blockP ? P : blockP, smallQ = Q < blockQ ? Q : blockQ;
+  const int64_t batch = smallP * smallQ >= kElementsPerTile ? 1 : kElementsPerTile / (smallP * smallQ);
+  a.pool->parallelFor(tilesFor(walk.count, batch), [&](int64_t tile) {
+    Odometer at = walk;
+    at.seek(tile * batch);
+    const int64_t pieces = walk.count - tile * batch < batch ? walk.count - tile * batch : batch;
+    for (int64_t piece = 0; piece < pieces; ++piece, at.step()) {
       if (fast == last) {
-        __builtin_memcpy(y + to, x + from, static_cast<size_t>(P) * sizeof(E));
+        __builtin_memcpy(y + at.to, x + at.from, static_cast<size_t>(P) * sizeof(E));
         continue;
       }
-      const int64_t p = P - p0 < blockP ? P - p0 : blockP, q = Q - q0 < blockQ ? Q - q0 : blockQ;
-      transposeBlock(x + from + p0 * w.stride[last] + q0, w.stride[last], y + to + q0 * outStride[fast] + p0,
-                     outStride[fast], p, q);
+      const int64_t p0 = at.index[0] * blockP, q0 = at.index[at.wheels - 1] * blockQ;
+      transposeBlock(x + at.from, w.stride[last], y + at.to, outFast, P - p0 < blockP ? P - p0 : blockP,
+                     Q - q0 < blockQ ? Q - q0 : blockQ);
     }
   });
 }

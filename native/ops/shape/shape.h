@@ -64,4 +64,39 @@ struct PermuteWalk {
   }
 };
 
+// Counts through several extents, the first the fastest, and knows the offset in source and target without a division a
+// step.
+struct Odometer {
+  int wheels = 0;
+  int64_t count = 1, from = 0, to = 0;
+  int64_t extent[kMaxRank + 1], fromStride[kMaxRank + 1], toStride[kMaxRank + 1], index[kMaxRank + 1];
+
+  void add(int64_t n, int64_t fromBy, int64_t toBy) {
+    extent[wheels] = n;
+    fromStride[wheels] = fromBy;
+    toStride[wheels] = toBy;
+    index[wheels++] = 0;
+    count *= n;
+  }
+  void seek(int64_t position) {
+    from = to = 0;
+    for (int i = 0; i < wheels; ++i) {
+      index[i] = position % extent[i];
+      position /= extent[i];
+      from += index[i] * fromStride[i];
+      to += index[i] * toStride[i];
+    }
+  }
+  void step() {
+    for (int i = 0; i < wheels; ++i) {
+      from += fromStride[i];
+      to += toStride[i];
+      if (++index[i] < extent[i]) return;
+      from -= extent[i] * fromStride[i];
+      to -= extent[i] * toStride[i];
+      index[i] = 0;
+    }
+  }
+};
+
 }  // namespace infinity
