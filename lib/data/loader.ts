@@ -1,5 +1,6 @@
 /** Batches in order, drawn in a worker thread ahead of their use so that the event loop and the queue never wait for them. */
 import { once } from 'node:events';
+import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { InfinityError } from '../errors.js';
 import { type DatasetSpec, openDataset } from './dataset.js';
@@ -39,6 +40,15 @@ export function drawBatch(spec: DatasetSpec, { first, count }: BatchRequest): Ba
   return { first, pixels, captions };
 }
 
+function startWorker(workerData: DatasetSpec): Worker {
+  const extension = extname(import.meta.url);
+  const entry = new URL(`./loader_worker${extension}`, import.meta.url);
+  if (extension !== '.ts') return new Worker(entry, { workerData });
+  // Run from its sources, under tsx, whose hooks a new thread does not inherit.
+  const load = `import('tsx/esm/api').then(({ tsImport }) => tsImport('${entry.href}', '${import.meta.url}'))`;
+  return new Worker(load, { eval: true, workerData });
+}
+
 export class Loader {
   private readonly worker: Worker | undefined;
   private readonly ready: Batch[] = [];
@@ -51,7 +61,7 @@ export class Loader {
   ) {
     this.asked = options.start;
     if (options.ahead === 0) return;
-    this.worker = new Worker(new URL('./loader_worker.js', import.meta.url), { workerData: spec });
+    this.worker = startWorker(spec);
     this.worker.on('message', (batch: Batch) => this.ready.push(batch));
     this.worker.on('error', (cause) => {
       this.failure = new InfinityError('INTERNAL', `The data worker failed: ${cause.message}`, { cause });
@@ -74,7 +84,8 @@ export class Loader {
     }
     while (this.ready.length === 0) {
       if (this.failure) throw this.failure;
-      await Promise.race([once(this.worker, 'message'), once(this.worker, 'exit')]);
+      // A failed worker ends the wait as well; what it failed with is thrown in the next round.
+      await once(this.worker, 'message').catch(() => undefined);
     }
     this.ask();
     return this.ready.shift()!;

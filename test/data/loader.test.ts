@@ -1,0 +1,25 @@
+import assert from 'node:assert/strict';
+import type { DatasetSpec } from '../../lib/data/dataset.js';
+import { drawBatch, Loader } from '../../lib/data/loader.js';
+
+const spec: DatasetSpec = { kind: 'shapes', seed: 1, size: 16 };
+
+describe('data loader', () => {
+  it('draws ahead in a worker what it would draw in this thread, in order', async () => {
+    const loader = new Loader(spec, { batchSize: 3, start: 6, ahead: 2 });
+    try {
+      for (let first = 6; first < 18; first += 3)
+        assert.deepEqual(await loader.next(), drawBatch(spec, { first, count: 3 }));
+    } finally {
+      await loader.close();
+    }
+  });
+  it('a failing dataset rejects the batch instead of hanging', async () => {
+    const loader = new Loader({ ...spec, size: -1 }, { batchSize: 1, start: 0, ahead: 1 });
+    try {
+      await assert.rejects(loader.next(), /size/);
+    } finally {
+      await loader.close();
+    }
+  });
+});

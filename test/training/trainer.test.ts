@@ -1,0 +1,179 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, readdir, rm, truncate } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Device } from '../../lib/device.js';
+import { InfinityError } from '../../lib/errors.js';
+import { Checkpoint } from '../../lib/io/checkpoint.js';
+import { openTraining, type StepEvent, type Training, type TrainingKind } from '../../lib/training/index.js';
+
+const optimizer = {
+  lr: 0.003,
+  lr_schedule: 'cos',
+  warmup_iterations: 2,
+  start_factor: 0.1,
+  end_factor: 0.1,
+  weight_decay: 0.01,
+  betas: [0.9, 0.95],
+  clip: 1,
+  ema_decay: 0.9,
+};
+const common = {
+  seed: 3,
+  dataset: { kind: 'shapes', seed: 5, size: 16 },
+  batch_size: 2,
+  iterations: 6,
+  optimizer,
+  save_every: 2,
+};
+const mult = [1, 1, 1];
+const tokenizerConfig = {
+  ...common,
+  autoencoder: {
+    codebook_dim: 4,
+    base_ch: 8,
+    encoder_ch_mult: mult,
+    decoder_ch_mult: mult,
+    num_res_blocks: 1,
+    patch_size: 4,
+    norm_groups: 2,
+  },
+  schedule: '1 2 4',
+  loss: { l1: 1, l2: 1, quantizer: 1, commitment: 0.25, entropy: 0.1 },
+  scale_dropout: 0.3,
+};
+const transformerConfig = {
+  ...common,
+  transformer: { embed_dim: 16, depth: 2, num_heads: 2, block_chunks: 1, text_maxlen: 32, drop_path_rate: 0.2 },
+  text_encoder: { d_model: 128, d_kv: 8, num_heads: 2, d_ff: 16, num_layers: 1 },
+  self_correction: { layers: 3, strength: 0.3, requant: true },
+  text_dropout: 0.3,
+  reweight: true,
+  generation: { guidance: 2, tau: 1 },
+};
+
+describe('training', () => {
+  let root: string;
+  let tokenizer: string;
+  before(async () => {
+    root = await mkdtemp(join(tmpdir(), 'infinity-training-'));
+    tokenizer = join(root, 'tokenizer-checkpoint');
+    await using(await open('tokenizer'), (t) => t.export(tokenizer));
+  });
+  after(() => rm(root, { recursive: true, force: true }));
+
+  const open = (kind: TrainingKind, change: object = {}): Promise<Training> =>
+    openTraining(kind, {
+      config: { ...(kind === 'tokenizer' ? tokenizerConfig : transformerConfig), ...change },
+      ...(kind === 'transformer' ? { tokenizer } : {}),
+    });
+
+  async function using<T>(training: Training, fn: (t: Training) => Promise<T>): Promise<T> {
+    try {
+      return await fn(training);
+    } finally {
+      training.dispose();
+    }
+  }
+
+  /** Runs until `stop` steps are done or the run ends. */
+  async function runSome(training: Training, directory: string, stop = Number.POSITIVE_INFINITY): Promise<StepEvent[]> {
+    const events: StepEvent[] = [];
+    for await (const event of training.run({ directory })) {
+      events.push(event);
+      if (event.step >= stop) break;
+    }
+    return events;
+  }
+
+  const losses = (events: readonly StepEvent[]): number[] => events.map((e) => e.loss);
+
+  for (const kind of ['tokenizer', 'transformer'] as const) {
+    it(`${kind}: a run that was cut off and resumed equals an unbroken one, bit for bit`, async () => {
+      const [whole, broken] = [join(root, `${kind}-whole`), join(root, `${kind}-broken`)];
+      const unbroken = await using(await open(kind), (t) => runSome(t, whole));
+      assert.equal(unbroken.length, 6);
+      // Cut off one step after a save: that step is repeated.
+      await using(await open(kind), (t) => runSome(t, broken, 3));
+      const rest = await using(await open(kind), (t) => runSome(t, broken));
+      assert.deepEqual(
+        rest.map((e) => e.step),
+        [3, 4, 5, 6],
+      );
+      assert.deepEqual(losses(rest), losses(unbroken.slice(2)));
+    });
+  }
+
+  it('leaves no tensor behind', async () => {
+    const live = Device.default().stats().liveTensors;
+    for (const kind of ['tokenizer', 'transformer'] as const)
+      await using(await open(kind), (t) => runSome(t, join(root, `${kind}-leak`), 2));
+    assert.equal(Device.default().stats().liveTensors, live);
+  });
+
+  it('exports what it trained: a transformer goes on from its own checkpoint', async () => {
+    const exported = join(root, 'exported');
+    await using(await open('transformer'), (t) => t.export(exported));
+    const checkpoint = await Checkpoint.open(exported);
+    assert.deepEqual(await checkpoint.generationConfig(), transformerConfig.generation);
+    assert.ok(checkpoint.has('vae') && checkpoint.has('text_encoder'));
+    const more = await openTraining('transformer', { config: transformerConfig, tokenizer, init: exported });
+    const [first] = await using(more, (t) => runSome(t, join(root, 'more'), 1));
+    // bf16 weights of the same start give the same loss up to their rounding.
+    const fresh = await using(await open('transformer'), (t) => runSome(t, join(root, 'fresh'), 1));
+    assert.ok(Math.abs(first!.loss - fresh[0]!.loss) < 0.01);
+  });
+
+  it('an abort saves the state of the last step and rejects with its reason', async () => {
+    const directory = join(root, 'aborted');
+    const controller = new AbortController();
+    const reason = new Error('enough');
+    await using(await open('tokenizer', { save_every: 100 }), async (t) => {
+      await assert.rejects(async () => {
+        for await (const event of t.run({ directory, signal: controller.signal }))
+          if (event.step === 3) controller.abort(reason);
+      }, reason);
+    });
+    assert.deepEqual(await readdir(directory), ['state-00000003.safetensors']);
+  });
+
+  it('falls back to the state before a damaged one', async () => {
+    const directory = join(root, 'damaged');
+    await using(await open('tokenizer'), (t) => runSome(t, directory, 4));
+    await truncate(join(directory, 'state-00000004.safetensors'), 1000);
+    const events = await using(await open('tokenizer'), (t) => runSome(t, directory, 3));
+    assert.equal(events[0]!.step, 3);
+  });
+
+  it('stops at a loss that is not finite and names the last good state', async () => {
+    const directory = join(root, 'diverged');
+    const wild = { optimizer: { ...optimizer, lr: 1e30, warmup_iterations: 0, clip: 1e30 } };
+    await using(await open('tokenizer', wild), (t) =>
+      assert.rejects(runSome(t, directory), (e: unknown) => e instanceof InfinityError && e.code === 'NUMERICAL'),
+    );
+  });
+
+  it('refuses to resume with another configuration, and names the field', async () => {
+    const directory = join(root, 'changed');
+    await using(await open('tokenizer'), (t) => runSome(t, directory, 2));
+    await using(await open('tokenizer', { batch_size: 4 }), (t) =>
+      assert.rejects(
+        runSome(t, directory),
+        (e: unknown) =>
+          e instanceof InfinityError && e.code === 'CHECKPOINT_CONFIG_MISMATCH' && e.fields.field === 'batch_size',
+      ),
+    );
+  });
+
+  it('names the field of a config that makes no sense', async () => {
+    for (const [change, field] of [
+      [{ batch_size: 0 }, 'batch_size'],
+      [{ optimizer: { ...optimizer, lr: Number.NaN } }, 'optimizer.lr'],
+      [{ optimizer: { ...optimizer, betas: [0.9] } }, 'optimizer.betas'],
+    ] as const)
+      await assert.rejects(
+        open('tokenizer', change),
+        (e: unknown) => e instanceof InfinityError && e.code === 'INVALID_ARGUMENT' && e.fields.field === field,
+      );
+  });
+});
