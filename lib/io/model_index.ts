@@ -109,10 +109,11 @@ export async function readIndex(directory: string): Promise<ModelIndex> {
   return makeIndex(components, Object.fromEntries(entries) as Record<string, FileRecord>);
 }
 
-async function digest(path: string): Promise<string> {
+async function digest(path: string, bytes: number): Promise<string> {
   const hash = createHash('sha256');
-  // Pieces of this size keep the event loop free for less than a millisecond each.
-  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 19 })) hash.update(chunk);
+  // Pieces of this size keep the event loop free for less than a millisecond each; the whole piece is allocated at once.
+  const highWaterMark = Math.min(1 << 19, Math.max(1, bytes));
+  for await (const chunk of createReadStream(path, { highWaterMark })) hash.update(chunk);
   return hash.digest('hex');
 }
 
@@ -132,7 +133,7 @@ export async function verifyFiles(directory: string, index: ModelIndex, sizesOnl
         `is ${stats.size < bytes ? 'truncated' : 'altered'}: ${stats.size} bytes instead of ${bytes}`,
       );
     }
-    if (!sizesOnly && (await digest(path)) !== sha256)
+    if (!sizesOnly && (await digest(path, bytes)) !== sha256)
       throw invalidCheckpoint(path, 'is altered: its SHA-256 is not the recorded one');
   }
 }

@@ -13,7 +13,9 @@ export interface Pixels {
  */
 export function toSignedFloat({ data }: Pixels): Float32Array {
   const table = Float32Array.from({ length: 256 }, (_, v) => Math.fround(v / 255) * 2 - 1);
-  return Float32Array.from(data, (v) => table[v]);
+  const values = new Float32Array(data.length);
+  for (let i = 0; i < data.length; i++) values[i] = table[data[i]!]!;
+  return values;
 }
 
 /**
@@ -22,6 +24,7 @@ export function toSignedFloat({ data }: Pixels): Float32Array {
  */
 export function fromSignedFloat(values: Float32Array, height: number, width: number): Pixels {
   // A clamped byte array would round; truncation is what the reference's cast does.
-  const data = Uint8Array.from(values, (v) => Math.max(0, Math.min(255, ((v + 1) / 2) * 255)));
+  const data = new Uint8Array(values.length);
+  for (let i = 0; i < data.length; i++) data[i] = Math.max(0, Math.min(255, ((values[i]! + 1) / 2) * 255));
   return { width, height, data };
 }

@@ -38,11 +38,17 @@ async function readExactly(file: FileHandle, begin: number, length: number, path
   return bytes;
 }
 
-/** One safetensors file, open for reading; only the header is in memory. */
+/** Files up to this size are read whole with the first tensor: hundreds of small reads cost more than one large one. */
+const WHOLE_FILE = 1 << 25;
+
+/** One safetensors file, open for reading; of a large one only the header is in memory. */
 export class SafetensorsFile implements TensorSource {
+  private whole: Promise<Uint8Array> | undefined;
+
   private constructor(
     readonly path: string,
     private readonly file: FileHandle,
+    private readonly size: number,
     private readonly header: SafetensorsHeader,
   ) {}
 
@@ -55,7 +61,7 @@ export class SafetensorsFile implements TensorSource {
       const prefix = await readExactly(file, 0, Math.min(LENGTH_BYTES, stats.size), path);
       const length = headerLength(prefix, stats.size, path);
       const header = parseHeader(await readExactly(file, LENGTH_BYTES, length, path), stats.size, path);
-      return new SafetensorsFile(path, file, header);
+      return new SafetensorsFile(path, file, stats.size, header);
     } catch (error) {
       await file.close();
       throw error;
@@ -74,7 +80,14 @@ export class SafetensorsFile implements TensorSource {
     const entry = this.tensors.get(name);
     if (!entry) throw noSuchTensor(name, this.path);
     const { dtype, shape, begin, end } = entry;
-    return { dtype, shape, data: await readExactly(this.file, begin, end - begin, this.path) };
+    return { dtype, shape, data: await this.bytes(begin, end) };
+  }
+
+  private async bytes(begin: number, end: number): Promise<Uint8Array> {
+    if (this.size > WHOLE_FILE) return readExactly(this.file, begin, end - begin, this.path);
+    this.whole ??= readExactly(this.file, 0, this.size, this.path);
+    // A copy starts where its elements can be viewed in their own type.
+    return (await this.whole).slice(begin, end);
   }
 
   async close(): Promise<void> {

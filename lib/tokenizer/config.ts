@@ -56,7 +56,9 @@ export function parseAutoencoderConfig(json: unknown): AutoencoderConfig {
     refuse('norm_groups', 'a positive integer');
   const parsed = config as unknown as AutoencoderConfig;
   const downsamples = Math.log2(parsed.patch_size);
-  if (!Number.isInteger(downsamples) || downsamples > parsed.encoder_ch_mult.length)
-    refuse('patch_size', `a power of two that ${parsed.encoder_ch_mult.length} levels can reach`);
+  // The decoder doubles before each level but its last.
+  const reach = Math.min(parsed.encoder_ch_mult.length, parsed.decoder_ch_mult.length - 1);
+  if (!Number.isInteger(downsamples) || downsamples > reach)
+    refuse('patch_size', `a power of two up to ${2 ** reach}, which the levels reach,`);
   return parsed;
 }
