@@ -1,0 +1,23 @@
+/** node-infinity: text to image by predicting bits, scale by scale. */
+export { InfinityError, type InfinityErrorCode } from './errors.js';
+export { type EncodeOptions, IMAGE_FORMATS, Image, type ImageFormat, loadImage, type Metadata } from './io/index.js';
+export {
+  type BitTokens,
+  type CheckpointDescription,
+  describeCheckpoint,
+  type GenerateOptions,
+  type GenerateResult,
+  InfinityPipeline,
+  type LoadOptions,
+  type LoadProgress,
+  type ModelName,
+  type PerScale,
+  type PictureSettings,
+  type PipelineInfo,
+  type Reconstruction,
+  type SamplingDefaults,
+  type ScaleEvent,
+  type Size,
+  type StreamEvent,
+  type StreamOptions,
+} from './pipeline/index.js';

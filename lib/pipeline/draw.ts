@@ -1,0 +1,145 @@
+/** Drawing a checked request: groups of pictures, scale by scale, then the decoder. */
+import type { Device } from '../device.js';
+import { Image, loadImageCodec } from '../io/image.js';
+import { fromSignedFloat, type Pixels } from '../io/pixels.js';
+import { slice } from '../ops/shape.js';
+import type { Tensor } from '../tensor.js';
+import type { Autoencoder } from '../tokenizer/autoencoder.js';
+import { tokenCount } from '../tokenizer/schedule.js';
+import type { InfinityConfig } from '../transformer/config.js';
+import { sampleScales } from '../transformer/sampler.js';
+import type { TextFeatures } from '../transformer/text.js';
+import type { Job } from './job.js';
+import type { Generator } from './load.js';
+import type { Plan, ScaleEvent } from './options.js';
+import type { PromptFeatures } from './prompt_features.js';
+import { type ModelName, metadataOf } from './settings.js';
+import type { Size } from './sizes.js';
+
+/** Pictures drawn together: beyond this, products have rows enough and only memory grows. */
+const MAX_GROUP = 16;
+/** Share of the device's memory that the keys and values of one group may take. */
+const CACHE_SHARE = 0.25;
+/** Pixels decoded together. */
+const DECODE_PIXELS = 2 ** 18;
+
+export interface DrawContext {
+  readonly generator: Generator;
+  readonly autoencoder: Autoencoder;
+  readonly name: ModelName;
+  readonly features: PromptFeatures;
+  readonly device: Device;
+}
+
+/** A finished scale: of the last one the pictures, of one with a preview the first picture so far. */
+export interface DrawEvent extends ScaleEvent {
+  readonly images?: readonly Image[];
+  readonly preview?: Image;
+}
+
+/** How many pictures of a plan are drawn together. */
+export function groupSize(
+  { embed_dim, depth }: InfinityConfig,
+  { choice, guidance }: Plan,
+  memoryLimit: number,
+): number {
+  const rows = guidance.some((g) => g !== 1) ? 2 : 1;
+  const cacheBytes = rows * 2 * depth * tokenCount(choice.schedule) * embed_dim * 4;
+  return Math.max(1, Math.min(MAX_GROUP, Math.floor((memoryLimit * CACHE_SHARE) / cacheBytes)));
+}
+
+/** The first B pictures of sums of codes [>= B, h, w, d], as RGB bytes. */
+export async function decodePictures(
+  autoencoder: Autoencoder,
+  sum_BhwD: Tensor,
+  B: number,
+  [height, width]: Size,
+  job: Job,
+): Promise<Pixels[]> {
+  const together = Math.max(1, Math.floor(DECODE_PIXELS / (height * width)));
+  const pictures: Pixels[] = [];
+  for (let first = 0; first < B; first += together) {
+    const last = Math.min(B, first + together);
+    const image_BHWC = job.submit(() => autoencoder.decode(slice(sum_BhwD, 0, first, last)));
+    let values: Float32Array;
+    try {
+      values = Float32Array.from(await job.read(image_BHWC));
+    } finally {
+      image_BHWC.dispose();
+    }
+    const size = height * width * 3;
+    for (let b = 0; b < last - first; b++)
+      pictures.push(fromSignedFloat(values.subarray(b * size, (b + 1) * size), height, width));
+  }
+  return pictures;
+}
+
+/**
+ * Draws all pictures of a plan, one event a scale of each group.
+ *
+ * @param previews scales whose first picture is decoded on the way
+ */
+export async function* draw(
+  context: DrawContext,
+  plan: Plan,
+  previews: ReadonlySet<number>,
+  job: Job,
+): AsyncGenerator<DrawEvent, void, void> {
+  const { generator, device } = context;
+  const size = groupSize(generator.transformer.config, plan, device.stats().limitBytes);
+  const groups = Math.ceil(plan.pictures.length / size);
+  for (let group = 0; group < groups; group++) {
+    const pictures = plan.pictures.slice(group * size, (group + 1) * size);
+    for await (const event of drawGroup(context, { ...plan, pictures }, previews, job))
+      yield { ...event, group, groups };
+  }
+}
+
+async function* drawGroup(
+  { generator: { transformer }, autoencoder, name, features }: DrawContext,
+  plan: Plan,
+  previews: ReadonlySet<number>,
+  job: Job,
+): AsyncGenerator<Omit<DrawEvent, 'group' | 'groups'>, void, void> {
+  const { choice, pictures, negativePrompt, guidance, tau, topK, topP } = plan;
+  const of = choice.schedule.length;
+  const held: Tensor[] = [];
+  const featuresOf = (prompts: readonly string[]): TextFeatures => {
+    const text = features.of(prompts);
+    held.push(text.kv_NCt);
+    return text;
+  };
+  try {
+    // Features and rotary tables are kept for later requests: they are not this job's to cancel.
+    transformer.rope(choice.schedule);
+    const text = featuresOf(pictures.map(({ prompt }) => prompt));
+    const negative = negativePrompt === undefined ? {} : { negative: featuresOf(pictures.map(() => negativePrompt)) };
+    const how = { schedule: choice.schedule, images: pictures, guidance, tau, topK, topP, signal: job.signal };
+    for await (const { scale, sum_BHWd } of sampleScales(transformer, { text, ...negative, ...how })) {
+      const event = { type: 'scale', scale, of } as const;
+      const decoded = (count: number): Promise<Image[]> =>
+        decodeImages(autoencoder, sum_BHWd, { ...plan, pictures: pictures.slice(0, count) }, name, job);
+      if (scale === of - 1) yield { ...event, images: await decoded(pictures.length) };
+      else if (previews.has(scale)) yield { ...event, preview: (await decoded(1))[0]! };
+      else yield event;
+    }
+  } finally {
+    for (const tensor of held) tensor.dispose();
+  }
+}
+
+async function decodeImages(
+  autoencoder: Autoencoder,
+  sum_BhwD: Tensor,
+  plan: Plan,
+  name: ModelName,
+  job: Job,
+): Promise<Image[]> {
+  const decoding = decodePictures(autoencoder, sum_BhwD, plan.pictures.length, plan.choice.size, job);
+  // The decoder is the longest stretch without work for this thread: the codec is loaded meanwhile.
+  void loadImageCodec().catch(() => undefined);
+  return (await decoding).map((pixels, i) => {
+    const picture = plan.pictures[i]!;
+    return new Image({ ...pixels, seed: picture.seed, metadata: metadataOf(name, plan, picture) });
+  });
+}

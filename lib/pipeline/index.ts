@@ -1,0 +1,23 @@
+/** The pipeline and the types of its calls. */
+
+export { type CheckpointDescription, type ComponentDescription, describeCheckpoint } from './describe_checkpoint.js';
+export type { LoadProgress } from './load.js';
+export type {
+  GenerateOptions,
+  PerScale,
+  SamplingDefaults,
+  SamplingOptions,
+  ScaleEvent,
+  StreamEvent,
+  StreamOptions,
+} from './options.js';
+export type { BitTokens } from './picture_bits.js';
+export {
+  type GenerateResult,
+  InfinityPipeline,
+  type LoadOptions,
+  type PipelineInfo,
+  type Reconstruction,
+} from './pipeline.js';
+export type { ModelName, PictureSettings } from './settings.js';
+export type { Size } from './sizes.js';

@@ -1,0 +1,116 @@
+import assert from 'node:assert/strict';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Device } from '../../lib/device.js';
+import { InfinityPipeline } from '../../lib/pipeline/index.js';
+import { randomArray } from '../support/numeric.js';
+import { tinyCheckpoint } from '../support/tiny_checkpoint.js';
+
+const STORM = 200;
+/** Reproducible waits, some of which end before the first scale, some in the middle, some after the picture. */
+const waits = (seed: number, milliseconds: number): number[] =>
+  Array.from(randomArray(seed, STORM), (u) => ((u + 1) / 2) * milliseconds);
+
+describe('storms', () => {
+  let tiny: Awaited<ReturnType<typeof tinyCheckpoint>>;
+  before(async () => {
+    tiny = await tinyCheckpoint();
+  });
+  after(() => tiny?.remove());
+
+  /** What is alive once everything that was released has settled. */
+  async function live(): Promise<number> {
+    for (let i = 0; i < 5; i++) await sleep(1);
+    await Device.default().sync();
+    return Device.default().stats().liveTensors;
+  }
+
+  async function drawingTime(pipe: InfinityPipeline): Promise<number> {
+    await pipe.generate('a star', { count: 4 });
+    return (await pipe.generate('a star', { count: 4 })).milliseconds;
+  }
+
+  it(`survives ${STORM} aborts at random moments`, async () => {
+    await using pipe = await InfinityPipeline.fromPretrained(tiny.directory);
+    const expected = await pipe.generate('a star', { seed: 3 });
+    const time = await drawingTime(pipe);
+    const before = await live();
+    let aborted = 0;
+    const storm = waits(1, time * 1.2).map(async (wait, i) => {
+      const controller = new AbortController();
+      const reason = new Error(`abort ${i}`);
+      await sleep(i * 2);
+      const drawing =
+        i % 2 === 0
+          ? pipe.generate('a star', { count: 4, signal: controller.signal })
+          : (async () => {
+              for await (const _ of pipe.stream('a star', { previews: 2, signal: controller.signal }));
+            })();
+      const outcome = drawing.then(
+        () => undefined,
+        (error) => {
+          assert.equal(error, reason);
+          aborted++;
+        },
+      );
+      await sleep(wait);
+      controller.abort(reason);
+      await outcome;
+    });
+    await Promise.all(storm);
+    assert.ok(aborted > STORM / 10, `only ${aborted} aborts came in time`);
+    assert.equal(await live(), before);
+    const again = await pipe.generate('a star', { seed: 3 });
+    assert.deepEqual(again.images[0]!.data, expected.images[0]!.data);
+  });
+
+  it('rejects with the reason at once, also when the signal was aborted before', async () => {
+    await using pipe = await InfinityPipeline.fromPretrained(tiny.directory);
+    const reason = { why: 'early' };
+    const signal = AbortSignal.abort(reason);
+    const is = (error: unknown) => error === reason;
+    await assert.rejects(pipe.generate('a star', { signal }), is);
+    await assert.rejects(pipe.stream('a star', { signal }).next(), is);
+    await assert.rejects(pipe.encode({ width: 16, height: 16, data: new Uint8Array(768) }, { signal }), is);
+    await assert.rejects(InfinityPipeline.fromPretrained(tiny.directory, { signal }), is);
+  });
+
+  it(`survives ${STORM} disposals during work`, async function () {
+    this.timeout(60_000);
+    const before = await live();
+    let time: number;
+    {
+      await using pipe = await InfinityPipeline.fromPretrained(tiny.directory);
+      time = await drawingTime(pipe);
+    }
+    let disposed = 0;
+    for (const [i, wait] of waits(2, time * 1.2).entries()) {
+      const pipe = await InfinityPipeline.fromPretrained(tiny.directory);
+      const drawing =
+        i % 3 === 0
+          ? pipe.reconstruct({ width: 16, height: 16, data: new Uint8Array(768) })
+          : pipe.generate('a star', { count: 4 });
+      const outcome = drawing.then(
+        () => undefined,
+        (error) => {
+          assert.equal(error.code, 'DISPOSED');
+          disposed++;
+        },
+      );
+      if (i % 2 === 0) await sleep(wait);
+      await Promise.all([pipe.dispose(), pipe.dispose(), outcome]);
+      await assert.rejects(pipe.generate('a star'), { code: 'DISPOSED' });
+    }
+    assert.ok(disposed > STORM / 10, `only ${disposed} disposals came in time`);
+    assert.equal(await live(), before);
+  });
+
+  it('disposes under a stream that nobody reads any more', async () => {
+    const before = await live();
+    const pipe = await InfinityPipeline.fromPretrained(tiny.directory);
+    const events = pipe.stream('a star');
+    await events.next();
+    await pipe.dispose();
+    assert.equal(await live(), before);
+    await assert.rejects(events.next(), { code: 'DISPOSED' });
+  });
+});
