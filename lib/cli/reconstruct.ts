@@ -1,0 +1,36 @@
+/** `reconstruct`: a picture through the tokenizer and back. */
+import { Command } from 'commander';
+import { formatOfPath, loadImage } from '../io/index.js';
+import { InfinityPipeline } from '../pipeline/index.js';
+import { interruptSignal, print } from './context.js';
+
+interface Flags {
+  out: string;
+  model?: string;
+  json?: boolean;
+}
+
+async function reconstruct(picture: string, flags: Flags): Promise<void> {
+  const signal = interruptSignal();
+  formatOfPath(flags.out);
+  const image = await loadImage(picture);
+  await using pipe = await InfinityPipeline.fromPretrained(flags.model, { signal });
+  const { image: result, psnr, bits } = await pipe.reconstruct(image, { signal });
+  await result.toFile(flags.out);
+  const value = { path: flags.out, width: result.width, height: result.height, psnr, bits };
+  print(
+    flags.json === true,
+    value,
+    () => `${flags.out}  ${result.width}x${result.height}  ${psnr.toFixed(2)} dB  ${bits} bits`,
+  );
+}
+
+export function reconstructCommand(): Command {
+  return new Command('reconstruct')
+    .description('encode a picture into bits and decode it again')
+    .argument('<picture>', 'a picture file; it is resized and cropped to the nearest size of the model')
+    .option('-o, --out <file>', 'where the result goes', 'reconstruction.png')
+    .option('-m, --model <directory>', 'a checkpoint (default: the embedded model)')
+    .option('--json', 'one JSON line on stdout')
+    .action(reconstruct);
+}

@@ -1,0 +1,74 @@
+/** `train tokenizer | transformer`: runs, resumes and exports a training described by a config file. */
+import { join } from 'node:path';
+import { Command } from 'commander';
+import { readConfigFile } from '../training/config.js';
+import { openTraining, type TrainingKind } from '../training/index.js';
+import type { StepEvent } from '../training/run.js';
+import { interruptSignal, numberOption, print } from './context.js';
+
+interface Flags {
+  config: string;
+  out: string;
+  init?: string;
+  tokenizer?: string;
+  threads?: number;
+  logEvery: number;
+  json?: boolean;
+}
+
+const clock = (seconds: number): string =>
+  `${Math.floor(seconds / 3600)}:${String(Math.floor(seconds / 60) % 60).padStart(2, '0')}:${String(Math.floor(seconds % 60)).padStart(2, '0')}`;
+
+function line(e: StepEvent): string {
+  const metrics = Object.entries(e.metrics)
+    .map(([name, v]) => `${name} ${v.toPrecision(4)}`)
+    .join('  ');
+  return `step ${e.step}/${e.iterations}  loss ${e.loss.toFixed(4)}  ${metrics}  grad ${e.gradNorm.toFixed(3)}  lr ${e.lr.toExponential(2)}  ${e.samplesPerSecond.toFixed(1)}/s  ${clock(e.secondsLeft)} left${e.saved ? '  saved' : ''}`;
+}
+
+async function train(kind: TrainingKind, flags: Flags): Promise<void> {
+  const signal = interruptSignal();
+  const training = await openTraining(kind, {
+    config: await readConfigFile(flags.config),
+    ...(flags.init === undefined ? {} : { init: flags.init }),
+    ...(flags.tokenizer === undefined ? {} : { tokenizer: flags.tokenizer }),
+    ...(flags.threads === undefined ? {} : { threads: flags.threads }),
+  });
+  try {
+    for await (const event of training.run({ directory: flags.out, signal })) {
+      if (event.step % flags.logEvery !== 0 && !event.saved) continue;
+      print(flags.json === true, event, () => line(event));
+    }
+    const exported = join(flags.out, 'checkpoint');
+    await training.export(exported);
+    print(flags.json === true, { exported }, () => `exported ${exported}`);
+  } finally {
+    training.dispose();
+  }
+}
+
+function command(kind: TrainingKind, summary: string): Command {
+  return new Command(kind)
+    .description(summary)
+    .requiredOption('-c, --config <file>', 'training config, JSON')
+    .requiredOption(
+      '-o, --out <directory>',
+      'states, log and the exported checkpoint; a run that stands there is resumed',
+    )
+    .option('--init <directory>', 'start from the weights of this checkpoint')
+    .option('--threads <integer>', 'threads of the CPU', numberOption('--threads'))
+    .option('--log-every <steps>', 'steps between two lines', numberOption('--log-every'), 10)
+    .option('--json', 'JSON lines on stdout')
+    .action((flags: Flags) => train(kind, flags));
+}
+
+export function trainCommand(): Command {
+  const transformer = command(
+    'transformer',
+    'train the transformer and its text encoder with bitwise self-correction',
+  ).requiredOption('--tokenizer <directory>', 'checkpoint that holds the trained tokenizer');
+  return new Command('train')
+    .description('train a model of your own')
+    .addCommand(command('tokenizer', 'train the visual tokenizer'))
+    .addCommand(transformer);
+}
