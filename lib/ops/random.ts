@@ -4,6 +4,7 @@
  */
 import type { Device } from '../device.js';
 import { invalidArgument } from '../errors.js';
+import { seedWords } from '../philox.js';
 import { type Shape, Tensor } from '../tensor.js';
 import { Op } from './generated.js';
 import { checkShapes, run } from './run.js';
@@ -24,14 +25,6 @@ export interface DrawKey {
 function word(name: string, value: number): number {
   if (!Number.isInteger(value) || value < 0 || value >= 2 ** 32) invalidArgument(name, 'an integer of 32 bits', value);
   return value;
-}
-
-/** A seed as two 32-bit words, low first. */
-export function seedWords(seed: bigint | number): [low: number, high: number] {
-  const ok = typeof seed === 'bigint' ? seed >= 0n && seed < 2n ** 64n : Number.isSafeInteger(seed) && seed >= 0;
-  if (!ok) invalidArgument('the seed', 'an integer from 0 to 2^64 - 1 (a bigint beyond 2^53)', seed);
-  const wide = BigInt(seed);
-  return [Number(wide & 0xffffffffn), Number(wide >> 32n)];
 }
 
 function draw(op: typeof Op.uniform | typeof Op.normal, shape: Shape, key: DrawKey, extra: readonly number[]): Tensor {

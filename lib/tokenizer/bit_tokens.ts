@@ -27,6 +27,21 @@ export function mapOfTokens(tokens_BLD: Tensor, [h, w]: readonly [h: number, w: 
   });
 }
 
+/**
+ * Codes [B, h', w', d] of bits u8 [B, L, D] on a grid of h x w tokens; with patchify D = 4d and the map has twice the
+ * grid's extents. The size of a code comes from the d bits of one latent position.
+ */
+export function codesOfTokens(
+  bits_BLD: Tensor,
+  grid: readonly [h: number, w: number],
+  { d, patchify = false, dtype = 'f32' }: { d: number; patchify?: boolean; dtype?: 'f32' | 'f64' },
+): Tensor {
+  return scope(() => {
+    const codes = bitsToCodes(reshape(bits_BLD, [-1, d]), dtype);
+    return mapOfTokens(reshape(codes, bits_BLD.shape), grid, patchify);
+  });
+}
+
 /** Tokens of all scales [B, L, D] as one map [B, h, w, D] a scale. */
 export function splitScales(tokens_BLD: Tensor, schedule: ScaleSchedule): Tensor[] {
   const [b = 0, length = 0, width = 0] = tokens_BLD.shape;

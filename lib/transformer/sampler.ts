@@ -4,11 +4,11 @@
  */
 import { invalidArgument } from '../errors.js';
 import type { Tap } from '../nn/module.js';
-import { bitSample, bitsToCodes, drawKeys, type UniformSource } from '../ops/bits.js';
+import { bitSample, drawKeys, type UniformSource } from '../ops/bits.js';
 import { add, scale } from '../ops/elementwise.js';
-import { pixelShuffle, pixelUnshuffle, resizeLinear } from '../ops/resize.js';
-import { repeat0, reshape } from '../ops/shape.js';
+import { repeat0 } from '../ops/shape.js';
 import { scope, Tensor, unscoped } from '../tensor.js';
+import { addCodes, codesOfTokens, nextInput, tokensOfMap } from '../tokenizer/bit_tokens.js';
 import { finestGrid, patchifySchedule, type ScaleSchedule, scaleOffsets, scaleTokens } from '../tokenizer/schedule.js';
 import type { BlockCondition } from './block.js';
 import { tokenBits } from './config.js';
@@ -179,22 +179,17 @@ class Sampler {
 
   /** Sum of the codes up to scale k, at the finest grid. */
   private addCodes(bits: Tensor, k: number, sum_BHWd: Tensor | undefined): Tensor {
-    const { vae_embed_dim, apply_spatial_patchify } = this.model.config;
-    const [, h, w] = this.options.schedule[k]!;
-    // A code's size comes from the d bits of one latent position, of which a patchified token holds four.
-    const codes = bitsToCodes(reshape(bits, [-1, vae_embed_dim]), this.model.dtype);
-    const code_BhwD = reshape(codes, [this.B, h, w, tokenBits(this.model.config)]);
-    const code_Bhwd = apply_spatial_patchify ? pixelShuffle(code_BhwD) : code_BhwD;
-    const code_BHWd = resizeLinear(code_Bhwd, finestGrid(this.grids));
-    return sum_BHWd ? add(sum_BHWd, code_BHWd) : code_BHWd;
+    const { model, options } = this;
+    const { vae_embed_dim: d, apply_spatial_patchify: patchify } = model.config;
+    const [, h, w] = options.schedule[k]!;
+    const codes_Bhwd = codesOfTokens(bits, [h, w], { d, patchify, dtype: model.dtype });
+    return addCodes(sum_BHWd ?? null, codes_Bhwd, finestGrid(this.grids));
   }
 
   private nextInput(sum_BHWd: Tensor, k: number): Tensor {
     const { model, B } = this;
     const [, h, w] = this.grids[k]!;
-    const map_Bhwd = resizeLinear(sum_BHWd, [h, w]);
-    const map_BhwD = model.config.apply_spatial_patchify ? pixelUnshuffle(map_Bhwd) : map_Bhwd;
-    const x_BLD = reshape(map_BhwD, [B, scaleTokens(this.options.schedule[k]!), tokenBits(model.config)]);
+    const x_BLD = tokensOfMap(nextInput(sum_BHWd, [h, w]), model.config.apply_spatial_patchify);
     this.options.tap?.(`input.s${k}`, x_BLD);
     const x_BLC = model.wordEmbed(x_BLD);
     return this.guidance.rowsAt(k, B) > B ? repeat0(x_BLC, 2) : x_BLC;

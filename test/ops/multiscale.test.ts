@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
-import type { Device } from '../../lib/device.js';
+import { Device } from '../../lib/device.js';
+import { bitLoss } from '../../lib/ops/bit_loss.js';
 import { bitFlip, bitsToCodes, drawKeys } from '../../lib/ops/bits.js';
 import { sub } from '../../lib/ops/elementwise.js';
 import { type MultiscaleOptions, multiscaleResidual } from '../../lib/ops/multiscale.js';
-import { signQuantize } from '../../lib/ops/quantize.js';
+import { bsqPenalties, bsqQuantize, lfqPenalties, signQuantize } from '../../lib/ops/quantize.js';
 import { resizeArea } from '../../lib/ops/resize.js';
 import { cat, reshape, slice, zerosLike } from '../../lib/ops/shape.js';
 import { Tape } from '../../lib/tape.js';
@@ -207,3 +208,35 @@ for (const [isa, device] of isaDevices()) {
     });
   });
 }
+
+describe('reductions over tokens', () => {
+  it('are the same with one thread and with three', async () => {
+    const grids: Grid[] = [
+      [1, 1],
+      [3, 3],
+      [8, 8],
+    ];
+    const results: ArrayLike<number>[][] = [];
+    for (const threads of [1, 3]) {
+      const device = Device.create('cpu', { threads });
+      const outputs = scope(() => {
+        const features = random(device, 1, [7, 8, 8, 33]);
+        const { z, bits } = bsqQuantize(features);
+        const factorised = bsqPenalties(z);
+        const joint = lfqPenalties(random(device, 2, [700, 6]), { inverseTemperature: 1 });
+        const { loss } = bitLoss(features, bits, null);
+        const keys = drawKeys(
+          Array.from({ length: 7 }, (_, image) => ({ seed: 3, image })),
+          device,
+        );
+        const noise = { strengths: [0.3, 0.3, 0.3], draws: { keys }, requant: true };
+        const { bits_BLD, sum_BHWd } = multiscaleResidual(features, grids, { noise });
+        return [...Object.values(factorised), ...Object.values(joint), loss, bits_BLD, sum_BHWd];
+      });
+      results.push(await Promise.all(outputs.map((t) => t.read())));
+      for (const t of outputs) t.dispose();
+      device.close();
+    }
+    assert.deepEqual(results[1], results[0]);
+  });
+});
