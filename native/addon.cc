@@ -41,7 +41,12 @@ class Mailbox {
       done_.push_back({completion, failure != nullptr, failure ? *failure : Failure{}});
     }
     deliver_.NonBlockingCall([this](Napi::Env env, Napi::Function) {
-      if (env != nullptr) settle(env);
+      if (env == nullptr) return;
+      try {
+        settle(env);
+      } catch (const Napi::Error&) {
+        // The environment is being torn down (a worker was terminated): nobody is left to be told.
+      }
     });
   }
 
