@@ -1,6 +1,7 @@
 /** Which computation a case's `kind` asks for. */
 import type { GoldenCase } from '../case.js';
 import { vaeEval, vaeFullEval, vaeFullGrad, vaeGrad } from './autoencoder.js';
+import { bitvaeStep } from './bitvae_step.js';
 import { blocks } from './blocks.js';
 import { ffnWidths, lrSchedule } from './hyperparameters.js';
 import { preprocess } from './picture.js';
@@ -13,6 +14,7 @@ import { bsc } from './self_correction.js';
 import { t5Encoder } from './t5.js';
 import { textTokenizer } from './text.js';
 import { textToLatent } from './text_to_latent.js';
+import { trainStep } from './train_step.js';
 import { transformerForward } from './transformer_forward.js';
 
 /** Computes what the case asks for and gives it to the case, which compares. */
@@ -23,6 +25,7 @@ export const DATA_KINDS: readonly string[] = ['model'];
 
 export const kinds: Readonly<Record<string, Kind>> = {
   bits_to_codes: bitsToCodesOverScales,
+  bitvae_step: bitvaeStep,
   blocks,
   bsc,
   bsq_edge: bsqEdge,
@@ -40,6 +43,7 @@ export const kinds: Readonly<Record<string, Kind>> = {
   t5_encoder: t5Encoder,
   text_to_latent: textToLatent,
   text_tokenizer: textTokenizer,
+  train_step: trainStep,
   transformer_forward: transformerForward,
   vae_eval: vaeEval,
   vae_full_eval: vaeFullEval,

@@ -23,13 +23,29 @@ const ELSEWHERE = [
   'diversity_gamma',
 ];
 
+/** Options that `quantizerConfig` turns into its own. */
+const UNDERSTOOD = [
+  'ln_init_by_sqrt',
+  'ln_before_quant',
+  'use_decay_factor',
+  'remove_residual_detach',
+  'new_quant',
+  'commitment_loss_weight',
+  'zeta',
+  'gamma0',
+  'gamma',
+  'inv_temperature',
+];
+
+/** Those of a trainer's options that are the quantiser's. */
+export function pickQuantizerOptions(args: QuantizerOptions): QuantizerOptions {
+  return Object.fromEntries(Object.entries(args).filter(([name]) => [...UNDERSTOOD, ...ELSEWHERE].includes(name)));
+}
+
 /** @throws CaseError on an option that is set and that nothing here implements */
 export function quantizerConfig(codebookDim: number, options: QuantizerOptions = {}): QuantizerConfig {
-  const used = new Set<string>(ELSEWHERE);
-  const option = <T>(name: string): T | undefined => {
-    used.add(name);
-    return (options[name] as T | null | undefined) ?? undefined;
-  };
+  const option = <T>(name: (typeof UNDERSTOOD)[number]): T | undefined =>
+    (options[name] as T | null | undefined) ?? undefined;
   if (Number(options.codebook_scale ?? 1) !== 1)
     throw new CaseError(`codebook_scale ${options.codebook_scale} is not known`);
   const bySqrt = option<boolean>('ln_init_by_sqrt');
@@ -47,6 +63,7 @@ export function quantizerConfig(codebookDim: number, options: QuantizerOptions =
     inverseTemperature: option<number>('inv_temperature'),
   };
   for (const [name, value] of Object.entries(options))
-    if (value && !used.has(name)) throw new CaseError(`the quantiser's option ${name} is not known`);
+    if (value && !UNDERSTOOD.includes(name) && !ELSEWHERE.includes(name))
+      throw new CaseError(`the quantiser's option ${name} is not known`);
   return config;
 }
