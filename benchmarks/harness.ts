@@ -1,75 +1,127 @@
 /** What every benchmark shares: how a time is taken, and how a result is written for people and for machines. */
 import { execFileSync } from 'node:child_process';
-import { cpus } from 'node:os';
-import type { Device } from '../lib/device.js';
-import { scope } from '../lib/tensor.js';
+import { availableParallelism, cpus, loadavg } from 'node:os';
+import { Device } from '../lib/device.js';
+import { type Shape, scope, sizeOf, Tensor } from '../lib/tensor.js';
 
+export interface BenchmarkOptions {
+  /** Measure only what has this text in its name. */
+  readonly filter?: string | undefined;
+  /** Repetitions of each measurement; every benchmark has its own default. */
+  readonly rounds?: number | undefined;
+}
+
+/** One result. Every row of a benchmark names what was measured; figures carry their unit in the key. */
+export type Row = Readonly<Record<string, string | number>>;
+
+/** Seconds. */
 export interface Timing {
-  /** Seconds a call. */
   readonly best: number;
   readonly median: number;
+  readonly p10: number;
+  readonly p90: number;
+}
+
+export function summarize(seconds: readonly number[]): Timing {
+  const sorted = seconds.toSorted((a, b) => a - b);
+  const at = (share: number): number => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))]!;
+  return { best: sorted[0]!, median: at(0.5), p10: at(0.1), p90: at(0.9) };
+}
+
+/** The columns of a timing. */
+export function milliseconds({ median, p10, p90 }: Timing): Row {
+  return { median_ms: round(median * 1e3, 3), p10_ms: round(p10 * 1e3, 3), p90_ms: round(p90 * 1e3, 3) };
+}
+
+export function round(value: number, digits = 1): number {
+  return Number(value.toFixed(digits));
+}
+
+/** Seconds that pass until `work` is done. */
+export async function elapsed(work: () => unknown): Promise<number> {
+  const start = performance.now();
+  await work();
+  return (performance.now() - start) / 1e3;
+}
+
+/** A tensor of numbers between -0.5 and 0.5. */
+export function filled(device: Device, shape: Shape): Tensor {
+  const data = new Float32Array(sizeOf(shape));
+  for (let i = 0; i < data.length; i++) data[i] = ((i * 2654435761) % 1000) / 1000 - 0.5;
+  return Tensor.from(data, shape, 'f32', device);
 }
 
 /** Calls in one batch, so that a batch lasts about this long and the wait at its end does not count. */
-const BATCH_SECONDS = 0.03;
+const BATCH_SECONDS = 0.02;
 
-/**
- * Seconds that each job takes on the device, measured in turns so that a busy moment of the machine touches all alike.
- * A job submits its work; the device is awaited after a batch of calls.
- */
-export async function timeInTurns(device: Device, jobs: readonly (() => unknown)[], rounds = 7): Promise<Timing[]> {
-  const batch = async (job: () => unknown, calls: number): Promise<number> => {
-    const start = performance.now();
+/** Work that is submitted to a device. */
+export interface Job {
+  readonly device: Device;
+  call(): unknown;
+}
+
+async function batch({ device, call }: Job, calls: number): Promise<number> {
+  const total = await elapsed(() => {
     for (let i = 0; i < calls; i++) {
       scope(() => {
-        job();
+        call();
       });
     }
-    await device.sync();
-    return (performance.now() - start) / 1000;
-  };
+    return device.sync();
+  });
+  return total / calls;
+}
+
+/**
+ * Time of one call of each job, measured in turns so that a busy moment of the machine touches all alike. The device is
+ * awaited after a batch of calls.
+ */
+export async function timeInTurns(jobs: readonly Job[], rounds = 5): Promise<Timing[]> {
   const calls: number[] = [];
   for (const job of jobs) {
     await batch(job, 1);
-    const once = await batch(job, 2);
-    calls.push(Math.max(1, Math.min(1000, Math.round((2 * BATCH_SECONDS) / once))));
+    calls.push(Math.max(1, Math.min(1000, Math.round(BATCH_SECONDS / (await batch(job, 2))))));
   }
   const times: number[][] = jobs.map(() => []);
-  for (let round = 0; round < rounds; round++)
-    for (const [i, job] of jobs.entries()) times[i]!.push((await batch(job, calls[i]!)) / calls[i]!);
-  return times.map((list) => {
-    const sorted = list.toSorted((a, b) => a - b);
-    return { best: sorted[0]!, median: sorted[sorted.length >> 1]! };
-  });
+  for (let i = 0; i < rounds; i++) for (const [j, job] of jobs.entries()) times[j]!.push(await batch(job, calls[j]!));
+  return times.map(summarize);
 }
-
-let revision: string | undefined;
 
 function gitRevision(): string {
   try {
-    revision ??= execFileSync('git', ['rev-parse', '--short', 'HEAD'], { encoding: 'utf8', stdio: 'pipe' }).trim();
+    const args = ['describe', '--always', '--dirty', '--exclude=*'];
+    return execFileSync('git', args, { encoding: 'utf8', stdio: 'pipe' }).trim();
   } catch {
-    revision = 'none';
+    return 'none';
   }
-  return revision;
 }
 
-export type Row = Readonly<Record<string, string | number>>;
-
-/** One JSON line: the row, then git revision and machine class. */
-export function jsonLine(row: Row): string {
-  return JSON.stringify({
-    ...row,
+/** What a figure depends on besides the code that it measures. `load` tells whether the machine was quiet at the start. */
+export function machine(): Row {
+  const device = Device.create('cpu', { threads: 1 });
+  const { isa } = device.stats();
+  device.close();
+  return {
     revision: gitRevision(),
-    machine: cpus()[0]?.model ?? 'unknown',
-    cores: cpus().length,
-  });
+    machine: cpus()[0]?.model.trim() ?? 'unknown',
+    cores: availableParallelism(),
+    isa,
+    node: process.versions.node,
+    load: round(loadavg()[0]!, 2),
+  };
 }
 
-/** The rows as a table with the columns of the first. */
+/** The rows as a table; a column that a row does not have stays empty. */
 export function table(rows: readonly Row[]): string {
-  const columns = Object.keys(rows[0] ?? {});
+  const columns = [...new Set(rows.flatMap((row) => Object.keys(row)))];
   const cells = [columns, ...rows.map((row) => columns.map((c) => String(row[c] ?? '')))];
   const widths = columns.map((_, i) => Math.max(...cells.map((line) => line[i]!.length)));
-  return cells.map((line) => line.map((cell, i) => cell.padEnd(widths[i]!)).join('  ')).join('\n');
+  return cells
+    .map((line) =>
+      line
+        .map((cell, i) => cell.padEnd(widths[i]!))
+        .join('  ')
+        .trimEnd(),
+    )
+    .join('\n');
 }

@@ -3,16 +3,24 @@ import { Device } from '../lib/device.js';
 import { native } from '../lib/native.js';
 import { type ConvOptions, conv2d, packConv, packUpsampleConv, upsampleConv2d } from '../lib/ops/conv.js';
 import { Op } from '../lib/ops/generated.js';
-import { linear, packLinear } from '../lib/ops/linear.js';
-import { like, run, shaped } from '../lib/ops/run.js';
-import { type Shape, sizeOf, Tensor } from '../lib/tensor.js';
-import { type Row, timeInTurns } from './harness.js';
+import { type Epilogue, linear, type PackedWeight, packLinear } from '../lib/ops/linear.js';
+import { run, shaped } from '../lib/ops/run.js';
+import { type Shape, sizeOf, type Tensor } from '../lib/tensor.js';
+import { type BenchmarkOptions, filled, type Row, round, timeInTurns } from './harness.js';
+import { fmaProbe } from './peak.js';
 
-interface Job {
+/** Fraction of peak to reach on one thread from 64 rows. */
+const GOAL = 0.75;
+const GOAL_ROWS = 64;
+
+interface KernelJob {
   readonly name: string;
   /** Multiply-adds of the textbook form, times two. */
   readonly flops: number;
-  readonly call: () => unknown;
+  /** Rows of the (implicit) matrix product. */
+  readonly rows: number;
+  /** Makes the operands on a device and returns the call. */
+  readonly prepare: (device: Device) => () => unknown;
 }
 
 const same = { padding: 1 } as const;
@@ -46,100 +54,97 @@ const convolutions: readonly [Shape, Shape, ConvOptions | 'upsample'][] = [
   [[1, 64, 64, 32], [32, 32, 3, 3], same],
 ];
 
-function filled(device: Device, shape: Shape): Tensor {
-  const data = Float32Array.from({ length: sizeOf(shape) }, (_, i) => ((i * 2654435761) % 1000) / 1000 - 0.5);
-  return Tensor.from(data, shape, 'f32', device);
+function productJobs([M, N, K]: readonly [number, number, number]): KernelJob[] {
+  const x = (device: Device) => filled(device, [M, K]);
+  const w = (device: Device) => filled(device, [N, K]);
+  const gy = (device: Device) => filled(device, [M, N]);
+  const shared = { flops: 2 * M * N * K, rows: M };
+  const forward =
+    (weight: (device: Device) => Tensor | PackedWeight, epilogue?: Epilogue): KernelJob['prepare'] =>
+    (device) => {
+      const operands = [x(device), weight(device), filled(device, [N])] as const;
+      return () => linear(...operands, epilogue);
+    };
+  const jobs: Record<string, KernelJob['prepare']> = {
+    'linear packed': forward((device) => packLinear(w(device))),
+    'linear packed bf16': forward((device) => packLinear(w(device), { dtype: 'bf16' })),
+    'linear packed gelu': forward((device) => packLinear(w(device)), { gelu: true }),
+    linear: forward(w),
+    'linear input gradient': (device) => {
+      const inputs = [gy(device), w(device)] as const;
+      return () => run(Op.linearBackwardInput, inputs, [shaped(inputs[0], [M, K])]);
+    },
+    'linear weight gradient': (device) => {
+      const inputs = [gy(device), x(device)] as const;
+      const outputs = [shaped(inputs[0], [N, K]), shaped(inputs[0], [N])];
+      return () => run(Op.linearBackwardWeight, inputs, outputs);
+    },
+  };
+  return Object.entries(jobs).map(([name, prepare]) => ({ ...shared, name: `${name} ${M}x${N}x${K}`, prepare }));
 }
 
-function productJobs(device: Device, [M, N, K]: readonly [number, number, number]): Job[] {
-  const [x, w, gy, bias] = [[M, K], [N, K], [M, N], [N]].map((shape) => filled(device, shape)) as [
-    Tensor,
-    Tensor,
-    Tensor,
-    Tensor,
-  ];
-  const [packed, half] = [packLinear(w), packLinear(w, { dtype: 'bf16' })];
-  const flops = 2 * M * N * K;
-  const name = `${M}x${N}x${K}`;
+function convJobs([xShape, wShape, options]: (typeof convolutions)[number]): KernelJob[] {
+  const [B, H, W, C] = xShape as [number, number, number, number];
+  const [O, , kh, kw] = wShape as [number, number, number, number];
+  const upsample = options === 'upsample';
+  const { stride = 1, padding = 0 } = upsample ? {} : options;
+  const yShape = [B, ...[H, W].map((n) => (upsample ? 2 * n : n / stride)), O];
+  const pad = typeof padding === 'number' ? padding : padding.top;
+  const params = upsample ? [] : [kh, kw, stride, pad, pad];
+  const [input, weight] = upsample
+    ? [Op.upsampleConv2dBackwardInput, Op.upsampleConv2dBackwardWeight]
+    : [Op.conv2dBackwardInput, Op.conv2dBackwardWeight];
+  // The four 2 x 2 convolutions of an upsampling have 4/9 of the textbook's arithmetic.
+  const flops = (2 * sizeOf(yShape) * C * kh * kw * (upsample ? 4 : 9)) / 9;
+  const shared = { flops, rows: sizeOf(yShape) / O };
+  const name = `${upsample ? 'upsample' : 'conv'} ${xShape.join('x')} -> ${O}, ${kh}x${kw}${stride > 1 ? `/${stride}` : ''}`;
   return [
-    { name: `linear packed ${name}`, flops, call: () => linear(x, packed, bias) },
-    { name: `linear packed bf16 ${name}`, flops, call: () => linear(x, half, bias) },
-    { name: `linear packed gelu ${name}`, flops, call: () => linear(x, packed, bias, { gelu: true }) },
-    { name: `linear ${name}`, flops, call: () => linear(x, w, bias) },
-    { name: `linear input gradient ${name}`, flops, call: () => run(Op.linearBackwardInput, [gy, w], [like(x)]) },
     {
-      name: `linear weight gradient ${name}`,
-      flops,
-      call: () => run(Op.linearBackwardWeight, [gy, x], [like(w), shaped(w, [N])]),
+      ...shared,
+      name,
+      prepare: (device) => {
+        const [x, w] = [filled(device, xShape), filled(device, wShape)];
+        const packed = upsample ? packUpsampleConv(w) : packConv(w);
+        return upsample ? () => upsampleConv2d(x, packed) : () => conv2d(x, packed, null, options);
+      },
+    },
+    {
+      ...shared,
+      name: `${name} input gradient`,
+      prepare: (device) => {
+        const inputs = [filled(device, yShape), filled(device, wShape)] as const;
+        return () => run(input, inputs, [shaped(inputs[0], xShape)], params);
+      },
+    },
+    {
+      ...shared,
+      name: `${name} weight gradient`,
+      prepare: (device) => {
+        const inputs = [filled(device, yShape), filled(device, xShape)] as const;
+        return () => run(weight, inputs, [shaped(inputs[0], wShape), shaped(inputs[0], [O])], params);
+      },
     },
   ];
 }
 
-function convJobs(device: Device, [xShape, wShape, options]: (typeof convolutions)[number]): Job[] {
-  const [x, w] = [filled(device, xShape), filled(device, wShape)];
-  const [O, C, kh, kw] = wShape as [number, number, number, number];
-  const upsample = options === 'upsample';
-  const packed = upsample ? packUpsampleConv(w) : packConv(w);
-  const forward = upsample
-    ? () => upsampleConv2d(x, packed as ReturnType<typeof packConv>)
-    : () => conv2d(x, packed, null, options);
-  const y = forward();
-  const gy = filled(device, y.shape);
-  // The four 2 × 2 convolutions of an upsampling have 4/9 of the textbook's arithmetic.
-  const flops = (2 * sizeOf(y.shape) * C * kh * kw * (upsample ? 4 : 9)) / 9;
-  const name = `${upsample ? 'upsample' : 'conv'} ${xShape.join('x')} -> ${O}, ${kh}x${kw}${!upsample && options.stride ? `/${options.stride}` : ''}`;
-  const pad = upsample || options.stride || kh === 1 ? 0 : 1;
-  const params = upsample ? [] : [kh, kw, options.stride ?? 1, pad, pad];
-  const [input, weight] = upsample
-    ? [Op.upsampleConv2dBackwardInput, Op.upsampleConv2dBackwardWeight]
-    : [Op.conv2dBackwardInput, Op.conv2dBackwardWeight];
-  return [
-    { name, flops, call: forward },
-    { name: `${name} input gradient`, flops, call: () => run(input, [gy, w], [like(x)], params) },
-    { name: `${name} weight gradient`, flops, call: () => run(weight, [gy, x], [like(w), shaped(w, [O])], params) },
-  ];
-}
-
-const PROBE_ITERATIONS = 100_000;
-const PROBE_CHAINS = 12;
-const lanes: Record<string, number> = { generic: 4, avx2: 8, avx512: 16, neon: 4 };
-
 /** One row a kernel: GFLOP/s and the fraction of the peak measured beside it, on one thread and on all. */
-export async function* kernels(options: { isa?: string; filter?: string; rounds?: number } = {}): AsyncGenerator<Row> {
-  const counts = [...new Set([1, native().capabilities().processors])];
-  for (const threads of counts) {
-    const device = Device.create('cpu', { threads, ...(options.isa && { isa: options.isa }) });
-    const { isa } = device.stats();
-    const tiles = filled(device, [4 * threads]);
-    const probe: Job = {
-      name: 'peak',
-      flops: 2 * PROBE_ITERATIONS * PROBE_CHAINS * lanes[isa]! * 4 * threads,
-      call: () => run(Op.fmaProbe, [tiles], [like(tiles)], [PROBE_ITERATIONS]),
-    };
-    const cases = [
-      ...products.map((size) => () => productJobs(device, size)),
-      ...convolutions.map((size) => () => convJobs(device, size)),
-    ];
-    for (const make of cases) {
-      const jobs = make().filter((job) => !options.filter || job.name.includes(options.filter));
-      if (jobs.length === 0) continue;
-      const all = [probe, ...jobs];
-      const times = await timeInTurns(
-        device,
-        all.map((job) => job.call),
-        options.rounds,
-      );
+export async function* kernels({ filter = '', rounds }: BenchmarkOptions): AsyncGenerator<Row> {
+  const groups = [...products.map(productJobs), ...convolutions.map(convJobs)]
+    .map((jobs) => jobs.filter(({ name }) => name.includes(filter)))
+    .filter((jobs) => jobs.length > 0);
+  for (const threads of new Set([1, native().capabilities().processors])) {
+    for (const jobs of groups) {
+      const device = Device.create('cpu', { threads });
+      const probe = fmaProbe(device);
+      const ready = jobs.map(({ prepare }) => ({ device, call: prepare(device) }));
+      const times = await timeInTurns([probe, ...ready], rounds);
+      device.close();
       const peak = probe.flops / times[0]!.best / 1e9;
-      for (const [i, job] of jobs.entries()) {
-        const speed = job.flops / times[i + 1]!.best / 1e9;
-        const row = { benchmark: 'kernels', kernel: job.name, isa, threads };
-        yield { ...row, gflops: round(speed), peak: round(peak), fraction: round(speed / peak, 3) };
+      for (const [i, { name, flops, rows }] of jobs.entries()) {
+        const speed = flops / times[i + 1]!.best / 1e9;
+        const figures = { gflops: round(speed), peak_gflops: round(peak), fraction: round(speed / peak, 3) };
+        yield { name, threads, ...figures, ...(threads === 1 && rows >= GOAL_ROWS && { goal: GOAL }) };
       }
     }
-    device.close();
   }
-}
-
-function round(value: number, digits = 1): number {
-  return Number(value.toFixed(digits));
 }

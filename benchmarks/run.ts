@@ -1,25 +1,58 @@
-/** `npm run bench [-- --json] [--only kernels] [--filter conv] [--isa avx2]`: a table, or with --json one line a result. */
+/** `npm run bench [-- --json] [--filter LEVEL[/TEXT]] [--rounds N]`: tables, or with --json one line a result. */
 import { parseArgs } from 'node:util';
-import { jsonLine, type Row, table } from './harness.js';
+import { block } from './block.js';
+import { enqueue } from './enqueue.js';
+import { type BenchmarkOptions, machine, type Row, table } from './harness.js';
 import { kernels } from './kernels.js';
+import { pool } from './pool.js';
+import { train } from './train.js';
 
-const { values } = parseArgs({
-  options: {
-    json: { type: 'boolean', default: false },
-    only: { type: 'string' },
-    filter: { type: 'string' },
-    isa: { type: 'string' },
-  },
-});
+/** From one op to a whole picture and a training step. */
+const LEVELS: Readonly<Record<string, (options: BenchmarkOptions) => AsyncIterable<Row>>> = {
+  enqueue,
+  kernels,
+  pool,
+  block,
+  train,
+};
 
-const benchmarks: Record<string, () => AsyncIterable<Row>> = { kernels: () => kernels(values) };
+function usage(problem: string): never {
+  console.error(
+    `${problem}\nUsage: npm run bench [-- --json] [--filter LEVEL[/TEXT]] [--rounds N], where LEVEL is one of ${Object.keys(LEVELS).join(', ')} and TEXT a part of a result's name.`,
+  );
+  process.exit(2);
+}
 
-for (const [name, run] of Object.entries(benchmarks)) {
-  if (values.only && values.only !== name) continue;
-  const rows: Row[] = [];
-  for await (const row of run()) {
-    rows.push(row);
-    if (values.json) console.log(jsonLine(row));
+function readArguments() {
+  try {
+    const options = { json: { type: 'boolean' }, filter: { type: 'string' }, rounds: { type: 'string' } } as const;
+    return parseArgs({ options }).values;
+  } catch (error) {
+    return usage((error as Error).message);
   }
-  if (!values.json && rows.length > 0) console.log(`${table(rows)}\n`);
+}
+
+const { json, filter: pattern = '', rounds: count } = readArguments();
+const [level = '', ...text] = pattern.split('/');
+const filter = text.join('/');
+if (level && !(level in LEVELS)) usage(`There is no level "${level}".`);
+const rounds = count === undefined ? undefined : Number(count);
+if (rounds !== undefined && !(Number.isInteger(rounds) && rounds > 0))
+  usage(`--rounds ${count} is no positive integer.`);
+
+const context = machine();
+if (!json)
+  console.log(
+    `${Object.entries(context)
+      .map(([key, value]) => `${key} ${value}`)
+      .join(' · ')}\n`,
+  );
+for (const [benchmark, measure] of Object.entries(LEVELS)) {
+  if (level && level !== benchmark) continue;
+  const rows: Row[] = [];
+  for await (const row of measure({ filter, rounds })) {
+    rows.push(row);
+    if (json) console.log(JSON.stringify({ benchmark, ...row, ...context }));
+  }
+  if (!json && rows.length > 0) console.log(`${benchmark}\n\n${table(rows)}\n`);
 }
