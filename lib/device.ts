@@ -37,7 +37,7 @@ export class CancelToken {
 
 export class Device {
   readonly kind = 'cpu';
-  /** @internal The command being written; see native/core/device.cc for the layout. */
+  /** @internal The command being written; see native/cpu/device.cc for the layout. */
   readonly words = new Uint32Array(SUBMIT_WORDS);
   /** @internal */
   readonly floats = new Float32Array(this.words.buffer);

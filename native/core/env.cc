@@ -1,5 +1,7 @@
 #include "core/env.h"
 
+#include <cerrno>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -12,12 +14,28 @@
 #include <unistd.h>
 #endif
 
+#include "core/error.h"
+
 namespace infinity {
 namespace {
 
 std::string text(const char* name) {
   const char* v = std::getenv(name);
   return v ? v : "";
+}
+
+[[noreturn]] void refuse(const char* name, const std::string& expected, const std::string& value) {
+  throw CoreError("INVALID_ARGUMENT", "Expected " + expected + " for " + name + " but received '" + value + "'.");
+}
+
+// 0 where the switch is not set. Digits only: "4G" must not become four bytes.
+unsigned long long number(const char* name, const char* expected, unsigned long long most) {
+  const std::string v = text(name);
+  if (v.empty()) return 0;
+  errno = 0;
+  const unsigned long long n = std::strtoull(v.c_str(), nullptr, 10);
+  if (v.find_first_not_of("0123456789") != std::string::npos || errno || n < 1 || n > most) refuse(name, expected, v);
+  return n;
 }
 
 // A cgroup file holds one number, or "max" for no limit.
@@ -35,10 +53,13 @@ size_t numberInFile(const char* path) {
 EnvSwitches readEnv() {
   EnvSwitches s;
   s.isa = text("NODE_INFINITY_CPU_ISA");
-  s.threads = std::atoi(text("NODE_INFINITY_THREADS").c_str());
-  s.memoryLimit = static_cast<size_t>(std::strtoull(text("NODE_INFINITY_MEMORY_LIMIT").c_str(), nullptr, 10));
+  s.threads = static_cast<int>(number("NODE_INFINITY_THREADS", "an integer from 1 to 256", 256));
+  s.memoryLimit =
+      static_cast<size_t>(number("NODE_INFINITY_MEMORY_LIMIT", "a positive number of bytes", uint64_t{1} << 53));
   s.trace = text("NODE_INFINITY_TRACE");
-  s.guard = text("NODE_INFINITY_DEBUG").find("guard") != std::string::npos;
+  const std::string debug = text("NODE_INFINITY_DEBUG");
+  if (!debug.empty() && debug != "guard") refuse("NODE_INFINITY_DEBUG", "guard", debug);
+  s.guard = !debug.empty();
   return s;
 }
 

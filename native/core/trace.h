@@ -5,8 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "core/ops.h"
-
 namespace infinity {
 
 class Trace {

@@ -4,7 +4,7 @@
 // zero outside the picture. Forward, input gradient and upsampling differ only in the lists.
 #pragma once
 #include "cpu/gemm_outer.h"
-#include "ops/conv/taps.h"
+#include "cpu/taps.h"
 
 namespace infinity::INFINITY_ISA {
 namespace {

@@ -1,8 +1,9 @@
 // A device without Node: commands go in as words, as lib/ops/run.ts writes them.
-#include "core/device.h"
+#include "cpu/device.h"
 
 #include <atomic>
 #include <cmath>
+#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <vector>
@@ -72,10 +73,32 @@ void badCommandsLeaveNothingBehind() {
   EXPECT(codeOf([] { Device({.isa = "sse9"}, nullptr); }) == "INVALID_ARGUMENT");
 }
 
+void switchesThatMeanNothingAreRefused() {
+  const auto codeWith = [](const char* name, const char* value) {
+    setenv(name, value, 1);
+    const std::string code = codeOf([] { infinity::readEnv(); });
+    unsetenv(name);
+    return code;
+  };
+  for (const char* threads : {"two", "-1", "0", "257", "2.5", " 2"})
+    EXPECT(codeWith("NODE_INFINITY_THREADS", threads) == "INVALID_ARGUMENT");
+  for (const char* limit : {"4G", "-1", "0", "99999999999999999999"})
+    EXPECT(codeWith("NODE_INFINITY_MEMORY_LIMIT", limit) == "INVALID_ARGUMENT");
+  EXPECT(codeWith("NODE_INFINITY_DEBUG", "gaurd") == "INVALID_ARGUMENT");
+  setenv("NODE_INFINITY_THREADS", "2", 1);
+  setenv("NODE_INFINITY_MEMORY_LIMIT", "1048576", 1);
+  setenv("NODE_INFINITY_DEBUG", "", 1);
+  const infinity::EnvSwitches env = infinity::readEnv();
+  EXPECT(env.threads == 2 && env.memoryLimit == 1048576 && !env.guard);
+  for (const char* name : {"NODE_INFINITY_THREADS", "NODE_INFINITY_MEMORY_LIMIT", "NODE_INFINITY_DEBUG"})
+    unsetenv(name);
+}
+
 }  // namespace
 
 int main() {
   for (Isa isa : {Isa::generic, Isa::avx2, Isa::avx512, Isa::neon})
     if (infinity::isaUsable(isa)) geluIsRight(infinity::isaName(isa));
   badCommandsLeaveNothingBehind();
+  switchesThatMeanNothingAreRefused();
 }

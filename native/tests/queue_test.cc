@@ -1,4 +1,4 @@
-#include "core/queue.h"
+#include "cpu/queue.h"
 
 #include <atomic>
 #include <cstdlib>

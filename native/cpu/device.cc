@@ -1,4 +1,4 @@
-#include "core/device.h"
+#include "cpu/device.h"
 
 #include <cstdlib>
 #include <cstring>

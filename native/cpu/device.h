@@ -5,8 +5,8 @@
 #include <unordered_map>
 
 #include "core/env.h"
-#include "core/queue.h"
 #include "core/storage.h"
+#include "cpu/queue.h"
 
 namespace infinity {
 
