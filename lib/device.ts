@@ -116,10 +116,10 @@ export class Device {
     return new CancelToken(this, this.tokenCall(TokenAction.create, 0));
   }
 
-  /** Commands that `fn` submits, synchronously, belong to `token`. */
-  withToken<T>(token: CancelToken, fn: () => T): T {
+  /** Commands that `fn` submits, synchronously, belong to `token`; with null to nobody, so that nothing cancels them. */
+  withToken<T>(token: CancelToken | null, fn: () => T): T {
     const previous = this.currentToken;
-    this.currentToken = token.id;
+    this.currentToken = token?.id ?? 0;
     try {
       return fn();
     } finally {

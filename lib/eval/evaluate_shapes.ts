@@ -39,9 +39,12 @@ export interface Evaluation {
 
 const DEFAULT_BATCH = 8;
 
+/** What is judged: a pipeline, as far as it is needed here. */
+export type Judged = Pick<InfinityPipeline, 'generate' | 'reconstruct' | 'sizes'>;
+
 /** The pictures of some prompts, `picturesPerPrompt` for each, prompt by prompt. */
 async function pictures(
-  pipe: InfinityPipeline,
+  pipe: Judged,
   prompts: readonly ShapesPrompt[],
   first: number,
   options: EvaluateOptions,
@@ -68,7 +71,7 @@ async function pictures(
 }
 
 /** @throws InfinityError and the signal's reason, as `generate` does */
-export async function evaluateShapes(pipe: InfinityPipeline, options: EvaluateOptions): Promise<Evaluation> {
+export async function evaluateShapes(pipe: Judged, options: EvaluateOptions): Promise<Evaluation> {
   const { promptsPerCategory, picturesPerPrompt, seed, batch = DEFAULT_BATCH } = options;
   const prompts = shapesPrompts({ seed, perCategory: promptsPerCategory });
   const results: ShapesResult[] = [];

@@ -110,8 +110,6 @@ async function* drawGroup(
     return text;
   };
   try {
-    // Features and rotary tables are kept for later requests: they are not this job's to cancel.
-    transformer.rope(choice.schedule);
     const text = featuresOf(pictures.map(({ prompt }) => prompt));
     const negative = negativePrompt === undefined ? {} : { negative: featuresOf(pictures.map(() => negativePrompt)) };
     const how = { schedule: choice.schedule, images: pictures, guidance, tau, topK, topP, signal: job.signal };

@@ -52,7 +52,8 @@ export class PromptFeatures {
   private learn(prompts: readonly string[]): void {
     if (prompts.length === 0) return;
     const ids = prompts.map((prompt) => this.tokens(prompt));
-    scope(() => {
+    // They serve later requests too: this one's abort must not cancel them.
+    const encode = () => {
       const { kv_NCt, lens } = this.encoder.encode(ids);
       let start = 0;
       for (const [i, prompt] of prompts.entries()) {
@@ -63,7 +64,8 @@ export class PromptFeatures {
           unscoped(() => slice(kv_NCt, 0, first, start)),
         );
       }
-    });
+    };
+    this.encoder.device.withToken(null, () => scope(encode));
   }
 
   private touch(prompt: string): Tensor {

@@ -85,7 +85,9 @@ export class InfinityTransformer extends Module {
     const headDim = embed_dim / num_heads;
     const table = rope2dTable({ headDim, schedule, finest, mode });
     const shape = [tokenCount(schedule), headDim / 2, 2];
-    const tensor = this.keep(unscoped(() => Tensor.from(table, shape, 'f32', this.device)));
+    // It serves later requests too: an upload that this one cancels would leave them a table of noise.
+    const upload = () => unscoped(() => Tensor.from(table, shape, 'f32', this.device));
+    const tensor = this.keep(this.device.withToken(null, upload));
     this.ropeTables.set(key, tensor);
     return tensor;
   }

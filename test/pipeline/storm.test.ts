@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Device } from '../../lib/device.js';
+import { linear } from '../../lib/ops/linear.js';
+import { fill } from '../../lib/ops/shape.js';
 import { InfinityPipeline } from '../../lib/pipeline/index.js';
+import { scope } from '../../lib/tensor.js';
 import { randomArray } from '../support/numeric.js';
 import { tinyCheckpoint } from '../support/tiny_checkpoint.js';
 
@@ -61,6 +64,19 @@ describe('storms', () => {
     assert.equal(await live(), before);
     const again = await pipe.generate('a star', { seed: 3 });
     assert.deepEqual(again.images[0]!.data, expected.images[0]!.data);
+  });
+
+  it('keeps nothing of an aborted first request that a later one would use', async () => {
+    const draw = async (pipe: InfinityPipeline) => (await pipe.generate('two red rings', { seed: 3 })).images[0]!.data;
+    await using calm = await InfinityPipeline.fromPretrained(tiny.directory);
+    await using pipe = await InfinityPipeline.fromPretrained(tiny.directory);
+    const controller = new AbortController();
+    // A large product keeps the queue busy: nothing of the aborted request runs before it is aborted.
+    scope(() => linear(fill([1024, 2048], 1), fill([2048, 2048], 1), null));
+    const first = pipe.generate('two red rings', { seed: 3, signal: controller.signal });
+    controller.abort(new Error('at once'));
+    await assert.rejects(first, /at once/);
+    assert.deepEqual(await draw(pipe), await draw(calm));
   });
 
   it('rejects with the reason at once, also when the signal was aborted before', async () => {
