@@ -18,6 +18,7 @@ export interface CaseJson {
   readonly weights_file?: string | null;
   readonly weights_case?: string;
   readonly checks?: readonly TensorRule[];
+  readonly checks_apply_to?: string;
   readonly json_checks?: readonly JsonRule[];
 }
 
@@ -165,25 +166,27 @@ export class GoldenCase {
 
   /** Everything the case asks for and did not get, and every mistake in the case itself. */
   finish(error?: unknown): void {
+    const before = this.report.lines.length;
+    const failedBefore = this.report.failures.length;
     const reason =
       error === undefined ? 'not computed' : `not computed: ${error instanceof Error ? error.message : String(error)}`;
     const checks = this.json.checks ?? [];
-    const used = new Set<TensorRule>();
     for (const name of this.data.keys()) {
       const rule = this.rule(name);
       if (!rule) {
         this.report.fail(this.name, name, 'no entry of checks matches this tensor');
         continue;
       }
-      used.add(rule);
       if (rule.role !== 'out' || this.compared.has(name)) continue;
       if (rule.optional && !this.provides(rule.needs))
         this.skip(name, `needs ${rule.needs ?? 'a mode that is not at hand'}`);
       else this.report.fail(this.name, name, reason);
     }
-    if (this.json.data_file)
+    // Some kinds apply their checks to files that they name themselves.
+    if (this.json.checks_apply_to === undefined)
       for (const rule of checks)
-        if (!used.has(rule)) this.report.fail(this.name, rule.match, 'this entry of checks matches no tensor');
+        if (!this.names(rule.match).length)
+          this.report.fail(this.name, rule.match, 'this entry of checks matches no tensor');
     for (const { rule, outcome } of compareJson(this.json.json_checks ?? [], this.json, this.computed)) {
       const label = `json:${rule.path.join('.')}`;
       if (!outcome) this.report.fail(this.name, label, 'this entry of json_checks matches nothing');
@@ -194,7 +197,9 @@ export class GoldenCase {
           error === undefined || outcome.pass ? outcome : { ...outcome, note: reason },
         );
     }
-    if (error !== undefined && this.data.size === 0 && !this.json.json_checks?.length)
+    const silent = this.compared.size === 0 && this.report.lines.length === before;
+    if (silent) this.report.fail(this.name, '', error === undefined ? 'the case asks for nothing' : reason);
+    else if (error !== undefined && this.report.failures.length === failedBefore)
       this.report.fail(this.name, '', reason);
   }
 }

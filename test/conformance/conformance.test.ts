@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { cpSync, mkdtempSync, readFileSync, rmSync, unlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -179,6 +180,27 @@ describe('the conformance runner', () => {
     assert.equal(report.totals().skipped, 1);
     assert.ok(!report.lines.some((line) => line.tensor === 'out.bits' && line.status === 'pass'));
   });
+
+  it('fails on a case that asks for nothing', async () => {
+    store('empty', { kind: 'ffn_hidden', data_file: null, rows: [], checks: [], json_checks: [] });
+    await only(/asks for nothing/);
+  });
+
+  it('speaks to machines: totals as the last line, 0 for a pass, 1 for a failure, 2 for a wrong command', () => {
+    const program = fileURLToPath(new URL('run.ts', import.meta.url));
+    const run = (...args: string[]) =>
+      spawnSync(process.execPath, ['--import', 'tsx', program, ...args], { encoding: 'utf8' });
+    const last = (stdout: string) => JSON.parse(stdout.trimEnd().split('\n').at(-1)!);
+    const good = run('--dir', dir, '--json');
+    assert.equal(good.status, 0, good.stderr);
+    assert.deepEqual(Object.keys(last(good.stdout)), ['cases', 'tensors', 'failed', 'skipped', 'worst']);
+    store('stranger', { kind: 'quantum_foam' });
+    const bad = run('--dir', dir, '--json');
+    assert.equal(bad.status, 1);
+    assert.equal(last(bad.stdout).failed, 1);
+    assert.equal(run('--dir', join(dir, 'nowhere')).status, 2);
+    assert.equal(run('--folder', dir).status, 2);
+  }).timeout(60_000);
 
   it('has a committed case of every kind it implements', () => {
     const committed = new Set([...findCases(FIXTURES)].map(({ json: found }) => found?.kind));

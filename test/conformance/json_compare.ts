@@ -55,13 +55,18 @@ export interface JsonOutcome {
 /** One outcome an entry of `json_checks` with role "out", over all values it covers. */
 export function compareJson(rules: readonly JsonRule[], json: unknown, computed: ComputedValues): JsonOutcome[] {
   const covered = new Map<JsonRule, [Path, unknown][]>(rules.map((rule) => [rule, []]));
+  const matching = new Set<JsonRule>();
   for (const [path, value] of leaves(json)) {
-    const rule = rules.find((r) => matches(r, path));
-    if (rule) covered.get(rule)!.push([path, value]);
+    const claims = rules.filter((rule) => matches(rule, path));
+    for (const rule of claims) matching.add(rule);
+    if (claims[0]) covered.get(claims[0])!.push([path, value]);
   }
   return rules
-    .filter((rule) => rule.role === 'out' || covered.get(rule)!.length === 0)
-    .map((rule) => ({ rule, outcome: judgeRule(rule, covered.get(rule)!, json, computed) }));
+    .filter((rule) => (rule.role === 'out' && covered.get(rule)!.length > 0) || !matching.has(rule))
+    .map((rule) => ({
+      rule,
+      outcome: matching.has(rule) ? judgeRule(rule, covered.get(rule)!, json, computed) : undefined,
+    }));
 }
 
 function judgeRule(
@@ -69,8 +74,7 @@ function judgeRule(
   found: readonly [Path, unknown][],
   json: unknown,
   computed: ComputedValues,
-): Outcome | undefined {
-  if (found.length === 0) return undefined;
+): Outcome {
   const failed = (note: string): Outcome => ({
     pass: false,
     maxAbs: Number.POSITIVE_INFINITY,

@@ -2,6 +2,7 @@
 import type { Tensor } from '../../../lib/tensor.js';
 import { mapOfTokens, tokensOfMap } from '../../../lib/tokenizer/bit_tokens.js';
 import type { ScaleSchedule } from '../../../lib/tokenizer/schedule.js';
+import type { PerScale } from '../../../lib/transformer/guidance.js';
 import type { InfinityTransformer } from '../../../lib/transformer/infinity.js';
 import { type SampleOptions, sampleScales } from '../../../lib/transformer/sampler.js';
 import type { TextFeatures } from '../../../lib/transformer/text.js';
@@ -25,10 +26,10 @@ export interface Replay {
 
 export interface SampleFields extends TransformerFields {
   readonly options: {
-    readonly cfg_list: readonly number[];
-    readonly tau_list: readonly number[];
-    readonly top_k: number;
-    readonly top_p: number;
+    readonly cfg_list: PerScale;
+    readonly tau_list: PerScale;
+    readonly top_k: number | null;
+    readonly top_p: number | null;
     readonly cfg_insertion_layer: readonly number[];
   };
   readonly replay: Replay;
@@ -133,8 +134,8 @@ export class SampleRun {
       guidance: options.cfg_list,
       guidanceLayers: options.cfg_insertion_layer,
       tau: options.tau_list,
-      topK: replay.mode === 'greedy' ? 1 : options.top_k,
-      topP: options.top_p,
+      topK: replay.mode === 'greedy' ? 1 : (options.top_k ?? undefined),
+      topP: options.top_p ?? undefined,
       forced,
       draws: recorded ? this.schedule.map((_, k) => Float32Array.from(c.numbers(expand(recorded, { k })))) : undefined,
     };

@@ -1,4 +1,6 @@
 /** Text tokenizer files: ids of every text with every vocabulary. */
+import { readFileSync } from 'node:fs';
+import { tokenizerFromSentencePiece } from '../../../lib/text/sentencepiece.js';
 import { TextTokenizer } from '../../../lib/text/tokenizer.js';
 import type { GoldenCase } from '../case.js';
 
@@ -12,11 +14,17 @@ interface TextFields {
   readonly truncate_to: number;
 }
 
+/** A `tokenizer.json`, or a vocabulary in the sentencepiece container. */
+async function loadTokenizer(path: string): Promise<TextTokenizer> {
+  if (path.endsWith('.model')) return new TextTokenizer(tokenizerFromSentencePiece(readFileSync(path)));
+  return TextTokenizer.fromFile(path);
+}
+
 export async function textTokenizer(c: GoldenCase): Promise<void> {
   const { tokenizers, truncate_to } = c.fields<TextFields>();
   const sizes = new Set<number>();
   for (const [t, { file, cases }] of tokenizers.entries()) {
-    const tokenizer = await TextTokenizer.fromFile(c.file(file));
+    const tokenizer = await loadTokenizer(c.file(file));
     sizes.add(tokenizer.vocabularySize);
     cases.forEach((item, i) => {
       const give = (key: string, value: unknown) => c.giveJson(['tokenizers', t, 'cases', i, key], value);
