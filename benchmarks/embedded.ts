@@ -2,7 +2,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type Batch, drawBatch } from '../lib/data/loader.js';
+import { type Batch, drawBatch } from '../lib/data/batch.js';
 import { Device } from '../lib/device.js';
 import { InfinityError } from '../lib/errors.js';
 import { Checkpoint } from '../lib/io/checkpoint.js';

@@ -28,6 +28,7 @@ export class CancelToken {
     if (!this.released) this.device.tokenCall(TokenAction.cancel, this.id);
   }
 
+  /** Ends the token; its commands still run unless it was cancelled. Harmless when repeated. */
   release(): void {
     if (this.released) return;
     this.released = true;
@@ -35,6 +36,9 @@ export class CancelToken {
   }
 }
 
+/**
+ * Runs commands in the order of their submission, on threads of its own. Submitting never waits; `read` of a tensor and `sync` do.
+ */
 export class Device {
   readonly kind = 'cpu';
   /** @internal The command being written; see native/cpu/device.cc for the layout. */
@@ -99,6 +103,7 @@ export class Device {
     this.addon.close(this.id);
   }
 
+  /** Counters of this device, as of the commands submitted so far. */
   stats(): NativeStats {
     return this.addon.stats(this.live());
   }
@@ -112,6 +117,7 @@ export class Device {
     }
   }
 
+  /** A new token; release it when its request is done. */
   createToken(): CancelToken {
     return new CancelToken(this, this.tokenCall(TokenAction.create, 0));
   }

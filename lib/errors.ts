@@ -27,6 +27,7 @@ export type InfinityErrorCode =
   | 'QUEUE_FULL'
   | 'INTERNAL';
 
+/** What an error knows besides its code and message. */
 export interface InfinityErrorDetails {
   /** What to do about it, as an instruction. */
   readonly cure?: string;

@@ -3,8 +3,9 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { InfinityError } from './errors.js';
+import { InfinityError, type InfinityErrorCode } from './errors.js';
 
+/** Counters of one device; memory in bytes. */
 export interface NativeStats {
   readonly liveTensors: number;
   readonly liveBytes: number;
@@ -18,6 +19,7 @@ export interface NativeStats {
   readonly damagedGuards?: number;
 }
 
+/** What this machine and this build offer. */
 export interface NativeCapabilities {
   /** Instruction sets that were compiled and that this machine can run. */
   readonly isas: readonly string[];
@@ -27,8 +29,10 @@ export interface NativeCapabilities {
   readonly ops: number;
 }
 
+/** What `NativeAddon.token` does. */
 export const TokenAction = { create: 0, cancel: 1, release: 2 } as const;
 
+/** The functions of native/addon.cc. Devices, tokens and tensors are numbers. */
 export interface NativeAddon {
   open(words: Uint32Array, options: { threads?: number; isa?: string; memoryLimit?: number }): number;
   close(device: number): void;
@@ -76,14 +80,21 @@ export function native(): NativeAddon {
   }
 }
 
+/** What to do about errors of the addon, by their code. */
+const CURES: Readonly<Record<string, string>> = {
+  OUT_OF_MEMORY:
+    'Dispose tensors or pipelines that are no longer used, lower the batch or the size, or raise NODE_INFINITY_MEMORY_LIMIT.',
+  DEVICE_UNAVAILABLE: 'Run "npx node-infinity doctor" to see what this machine can run.',
+};
+
 /** Errors of the addon carry a `code`; everything else is a defect of ours and keeps its own shape. */
 export function toInfinityError(error: unknown): unknown {
   if (!(error instanceof Error) || !('code' in error) || typeof error.code !== 'string') return error;
   const extras = error as Error & { needed?: number; free?: number };
   const fields = extras.needed === undefined ? {} : { needed: extras.needed, free: extras.free };
-  const cure =
-    error.code === 'OUT_OF_MEMORY'
-      ? 'Dispose tensors or pipelines that are no longer used, lower the batch or the size, or raise NODE_INFINITY_MEMORY_LIMIT.'
-      : undefined;
-  return new InfinityError(error.code as InfinityError['code'], error.message, { fields, cure, cause: error });
+  return new InfinityError(error.code as InfinityErrorCode, error.message, {
+    fields,
+    cure: CURES[error.code],
+    cause: error,
+  });
 }

@@ -15,6 +15,7 @@ export const RandomStream = {
   dropPath: 5,
 } as const;
 
+/** Which number of a seed: each different counter gives an independent draw. */
 export interface DrawCounter {
   readonly element?: number;
   readonly scale?: number;

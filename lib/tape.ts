@@ -4,8 +4,6 @@ import { add } from './ops/elementwise.js';
 import { recorder, type Vjp, withRecorder } from './ops/record.js';
 import { scope, type Tensor } from './tensor.js';
 
-export { refuseGradient } from './ops/record.js';
-
 interface Node {
   readonly name: string;
   readonly inputIds: readonly number[];
@@ -40,6 +38,7 @@ function accumulate(grads: Map<number, Tensor>, id: number, g: Tensor): void {
   before.dispose();
 }
 
+/** A recording of ops; see `run`. */
 export class Tape {
   private nodes: Node[] = [];
   private readonly tracked = new Set<number>();

@@ -14,6 +14,7 @@ export const dtypeCode: Record<DType, number> = { f32: 0, f64: 1, bf16: 2, i32: 
 export const dtypeBytes: Record<DType, number> = { f32: 4, f64: 8, bf16: 2, i32: 4, u8: 1 };
 const MAX_RANK = 6;
 
+/** Elements of a shape; [] has one. */
 export function sizeOf(shape: Shape): number {
   let n = 1;
   for (const extent of shape) n *= extent;
@@ -39,6 +40,7 @@ class Storage {
 let nextId = 1;
 let currentScope: Set<Tensor> | undefined;
 
+/** Numbers on a device, filled in the order of its queue. Whoever makes one disposes it, unless a `scope` does. */
 export class Tensor {
   /** Identity for the tape: a view has its own. */
   readonly id = nextId++;

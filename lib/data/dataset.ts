@@ -2,12 +2,14 @@
 import { invalidArgument } from '../errors.js';
 import { shapesSample } from './shapes/index.js';
 
+/** One picture and its caption. */
 export interface TrainingSample {
   /** RGB, row-major, height × width × 3. */
   readonly pixels: Uint8Array;
   readonly caption: string;
 }
 
+/** An endless set; `sample` is a pure function of the index. */
 export interface Dataset {
   readonly height: number;
   readonly width: number;
@@ -22,6 +24,7 @@ export interface DatasetSpec {
   readonly size: number;
 }
 
+/** @throws InfinityError INVALID_ARGUMENT naming the field */
 export function openDataset(spec: DatasetSpec): Dataset {
   const { seed, size } = spec;
   if (spec.kind !== 'shapes') invalidArgument('dataset.kind', "'shapes'", spec.kind);

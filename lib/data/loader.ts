@@ -3,41 +3,16 @@ import { once } from 'node:events';
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { InfinityError } from '../errors.js';
-import { type DatasetSpec, openDataset } from './dataset.js';
+import { type Batch, type BatchRequest, drawBatch } from './batch.js';
+import type { DatasetSpec } from './dataset.js';
 
-export interface Batch {
-  /** Samples `first … first + count - 1` of the dataset. */
-  readonly first: number;
-  /** RGB bytes, [count, height, width, 3]. */
-  readonly pixels: Uint8Array;
-  readonly captions: readonly string[];
-}
-
+/** Which batches a loader gives, and how far it runs ahead of them. */
 export interface LoaderOptions {
   readonly batchSize: number;
   /** Index of the first sample. */
   readonly start: number;
   /** Batches drawn ahead. 0 draws each in this thread when it is asked for. */
   readonly ahead: number;
-}
-
-/** What the worker is asked; see loader_worker.ts. */
-export interface BatchRequest {
-  readonly first: number;
-  readonly count: number;
-}
-
-export function drawBatch(spec: DatasetSpec, { first, count }: BatchRequest): Batch {
-  const dataset = openDataset(spec);
-  const stride = dataset.height * dataset.width * 3;
-  const pixels = new Uint8Array(count * stride);
-  const captions: string[] = [];
-  for (let i = 0; i < count; i++) {
-    const sample = dataset.sample(first + i);
-    pixels.set(sample.pixels, i * stride);
-    captions.push(sample.caption);
-  }
-  return { first, pixels, captions };
 }
 
 function startWorker(workerData: DatasetSpec): Worker {
@@ -49,6 +24,7 @@ function startWorker(workerData: DatasetSpec): Worker {
   return new Worker(load, { eval: true, workerData });
 }
 
+/** Gives the batches of a dataset in order, from `start` on, without end. Close it when done. */
 export class Loader {
   private readonly worker: Worker | undefined;
   private readonly ready: Batch[] = [];

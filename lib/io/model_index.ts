@@ -69,7 +69,7 @@ async function missingModel(directory: string, path: string): Promise<InfinityEr
   const previous = await stat(`${directory}.previous`).catch(() => undefined);
   const cure = previous
     ? `A write was interrupted: rename ${directory}.previous to ${directory}.`
-    : `Pass a folder that holds ${INDEX_FILE}, or convert official files with "node-infinity convert".`;
+    : `Pass a folder that holds ${INDEX_FILE}.`;
   return new InfinityError('MODEL_NOT_FOUND', `There is no checkpoint at ${directory} (no ${path}).`, {
     value: directory,
     cure,
@@ -90,7 +90,7 @@ export async function readIndex(directory: string): Promise<ModelIndex> {
     throw invalidCheckpoint(
       path,
       `belongs to another program (format ${describe(format)})`,
-      'Convert the model with "node-infinity convert".',
+      'Pass a checkpoint that this package wrote.',
     );
   }
   if (version !== FORMAT_VERSION) {

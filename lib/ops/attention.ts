@@ -1,9 +1,10 @@
 /** Attention, the preparation of its operands, and the key-value cache. Rows are [B, L, C], heads adjacent in C. */
 import { invalidArgument } from '../errors.js';
 import { scope, type Tensor } from '../tensor.js';
+import { checkShapes, sameShape } from './check.js';
 import { Op } from './generated.js';
 import { differentiable, refuseGradient } from './record.js';
-import { checkShapes, like, run, shaped } from './run.js';
+import { like, run, shaped } from './run.js';
 
 export interface QkvPrepOptions {
   readonly heads: number;
@@ -75,7 +76,7 @@ export function attention(q_BLC: Tensor, k_BLC: Tensor, v_BLC: Tensor, options: 
   const [batch, queries, channels] = q.shape;
   const keys = k.shape[1];
   const sameType = k.dtype === q.dtype && v.dtype === q.dtype;
-  const sameRows = k.rank === 3 && v.rank === 3 && k.shape.every((n, i) => n === v.shape[i]);
+  const sameRows = k.rank === 3 && sameShape(k.shape, v.shape);
   const ok = q.rank === 3 && sameType && sameRows && k.shape[2] === channels && channels! % heads === 0;
   const entries = ok && (k.shape[0] === batch || k.shape[0] === 1);
   checkShapes('attention', entries, `q [B, Lq, ${heads}·c] with k and v [B or 1, Lk, ${heads}·c]`, q, k, v);

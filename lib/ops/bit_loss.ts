@@ -4,11 +4,12 @@
  */
 import { invalidArgument } from '../errors.js';
 import { scope, sizeOf, type Tensor } from '../tensor.js';
+import { checkShapes } from './check.js';
 import { mul } from './elementwise.js';
 import { Op } from './generated.js';
 import { linear } from './linear.js';
 import { differentiable } from './record.js';
-import { checkShapes, like, run, shaped } from './run.js';
+import { like, run, shaped } from './run.js';
 
 /** Rows 2j + 1 minus rows 2j: the head [2D, C] or its bias [2D] as one row a bit, [D, C] or [D]. */
 export function foldBitHead(w: Tensor): Tensor {

@@ -6,12 +6,10 @@ import { Device } from '../device.js';
 import { invalidArgument } from '../errors.js';
 import { RandomStream, seedWords } from '../philox.js';
 import { type Shape, Tensor } from '../tensor.js';
+import { checkShapes, isFloat, sameShape } from './check.js';
 import { Op } from './generated.js';
 import { refuseGradient } from './record.js';
-import { checkShapes, like, run, shaped } from './run.js';
-
-const sameShape = (a: Shape, b: Shape): boolean => a.length === b.length && a.every((n, i) => n === b[i]);
-const isFloat = (t: Tensor): boolean => t.dtype === 'f32' || t.dtype === 'f64';
+import { like, run, shaped } from './run.js';
 
 /**
  * Where the uniform numbers of a random op come from: a tensor of recorded ones, or Philox. A Philox draw depends on its

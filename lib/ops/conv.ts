@@ -1,9 +1,10 @@
 /** Convolutions over channels-last pictures [B, H, W, C]; weights in the official order [O, C, kh, kw]; f32 or f64. */
 import { InfinityError, invalidArgument } from '../errors.js';
 import type { Shape, Tensor } from '../tensor.js';
+import { checkShapes } from './check.js';
 import { Op } from './generated.js';
 import { differentiable, recordsGradient } from './record.js';
-import { checkShapes, run, shaped } from './run.js';
+import { run, shaped } from './run.js';
 
 /** Zeros around the picture: the same on every side, or each side named. */
 export type Padding =

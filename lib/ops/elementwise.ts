@@ -1,9 +1,10 @@
 /** Pointwise ops. Two operands broadcast by the right-aligned rule. f32 or f64, both operands of one type. */
 import { invalidArgument } from '../errors.js';
 import { type Shape, sizeOf, type Tensor } from '../tensor.js';
+import { checkShapes, isFloat, sameShape } from './check.js';
 import { Op, type OpDefinition } from './generated.js';
 import { differentiable } from './record.js';
-import { checkShapes, like, run, shaped } from './run.js';
+import { like, run, shaped } from './run.js';
 
 /** The shape two operands broadcast to, or undefined when they do not. */
 export function broadcastShape(a: Shape, b: Shape): number[] | undefined {
@@ -18,16 +19,9 @@ export function broadcastShape(a: Shape, b: Shape): number[] | undefined {
   return out;
 }
 
-const sameShape = (a: Shape, b: Shape): boolean => a.length === b.length && a.every((n, i) => n === b[i]);
-
 function checkFloat(op: string, ...given: Tensor[]): void {
-  const { dtype } = given[0]!;
-  checkShapes(
-    op,
-    (dtype === 'f32' || dtype === 'f64') && given.every((t) => t.dtype === dtype),
-    'f32 or f64',
-    ...given,
-  );
+  const ok = isFloat(given[0]!) && given.every((t) => t.dtype === given[0]!.dtype);
+  checkShapes(op, ok, 'f32 or f64', ...given);
 }
 
 function unary(op: OpDefinition, x: Tensor, params: readonly number[] = []): Tensor {
@@ -89,6 +83,7 @@ export function broadcastTo(x: Tensor, shape: Shape): Tensor {
   return y!;
 }
 
+/** a + b. */
 export function add(a: Tensor, b: Tensor): Tensor {
   const y = binary(Op.add, a, b);
   differentiable('add', [a, b], [y], [], ([gy], need) => [
@@ -98,6 +93,7 @@ export function add(a: Tensor, b: Tensor): Tensor {
   return y;
 }
 
+/** a − b. */
 export function sub(a: Tensor, b: Tensor): Tensor {
   const y = binary(Op.sub, a, b);
   differentiable('sub', [a, b], [y], [], ([gy], need) => [
@@ -107,6 +103,7 @@ export function sub(a: Tensor, b: Tensor): Tensor {
   return y;
 }
 
+/** a · b. */
 export function mul(a: Tensor, b: Tensor): Tensor {
   const y = binary(Op.mul, a, b);
   differentiable('mul', [a, b], [y], [a, b], ([gy], need) => [
@@ -138,11 +135,7 @@ export function clamp(x: Tensor, lo: number, hi: number): Tensor {
   return y;
 }
 
-/** The smaller of x and a bound. */
-export function minimum(x: Tensor, bound: number): Tensor {
-  return clamp(x, -Infinity, bound);
-}
-
+/** eˣ. */
 export function exp(x: Tensor): Tensor {
   const y = unary(Op.exp, x);
   differentiable('exp', [x], [y], [y], ([gy]) => [mul(gy!, y)]);
@@ -156,6 +149,7 @@ export function abs(x: Tensor): Tensor {
   return y;
 }
 
+/** x². */
 export function square(x: Tensor): Tensor {
   const y = unary(Op.square, x);
   differentiable('square', [x], [y], [x], ([gy]) => run(Op.squareBackward, [gy!, x], [like(x)]));

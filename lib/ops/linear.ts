@@ -1,10 +1,11 @@
 /** Linear layers. Weights keep the official layout [out, in]; f32 (products in f32) or f64. */
 import { InfinityError } from '../errors.js';
 import type { Tensor } from '../tensor.js';
+import { checkShapes, isFloat, sameShape } from './check.js';
 import { add, gelu, mul } from './elementwise.js';
 import { Op } from './generated.js';
 import { differentiable, recordsGradient } from './record.js';
-import { checkShapes, run, shaped } from './run.js';
+import { run, shaped } from './run.js';
 
 /**
  * What happens to a sum while it is still in a register: GELU (tanh form), or `residual + gate · y`. The gate has y's rank
@@ -37,14 +38,12 @@ export class PackedWeight {
  * to the device. Not differentiable.
  */
 export function packLinear(w: Tensor, options: { readonly dtype?: 'f32' | 'bf16' } = {}): PackedWeight {
-  checkShapes('pack_linear', w.rank === 2 && isFloating(w), 'weights [out, in]', w);
+  checkShapes('pack_linear', w.rank === 2 && (isFloat(w) || w.dtype === 'bf16'), 'weights [out, in]', w);
   const [out, inputs] = w.shape as [number, number];
   const dtype = w.dtype === 'f64' ? 'f64' : (options.dtype ?? 'f32');
   const shape = [Math.ceil(out / PACKED_COLUMNS) * PACKED_COLUMNS, inputs];
   return new PackedWeight(run(Op.packLinear, [w], [{ dtype, shape }])[0]!, out, inputs);
 }
-
-const isFloating = (t: Tensor): boolean => t.dtype === 'f32' || t.dtype === 'f64' || t.dtype === 'bf16';
 
 /**
  * y = x·wᵀ + b, with an optional epilogue. The order of a sum depends on its length alone: a row gives the same bits
@@ -106,10 +105,6 @@ export function linear(x: Tensor, w: Tensor | PackedWeight, b?: Tensor | null, e
 
 function sameKind(x: Tensor, w: Tensor): boolean {
   return x.dtype === w.dtype || (x.dtype === 'f32' && w.dtype === 'bf16');
-}
-
-function sameShape(a: readonly number[], b: readonly number[]): boolean {
-  return a.length === b.length && a.every((n, i) => n === b[i]);
 }
 
 /** Leading extents of y, then ones, then the features. */

@@ -1,13 +1,14 @@
 /** Mean distances between two tensors of one shape. */
 import type { Tensor } from '../tensor.js';
+import { checkShapes, isFloat, sameShape } from './check.js';
 import { scale } from './elementwise.js';
 import { Op } from './generated.js';
 import { differentiable } from './record.js';
-import { checkShapes, like, run, shaped } from './run.js';
+import { like, run, shaped } from './run.js';
 
 function meanDistance(name: 'l1Loss' | 'l2Loss', x: Tensor, y: Tensor): Tensor {
-  const float = x.dtype === y.dtype && (x.dtype === 'f32' || x.dtype === 'f64');
-  const same = x.rank === y.rank && x.shape.every((n, i) => n === y.shape[i]);
+  const float = x.dtype === y.dtype && isFloat(x);
+  const same = sameShape(x.shape, y.shape);
   checkShapes(Op[name].name, float && same, 'two float tensors of one shape', x, y);
   const [loss] = run(Op[name], [x, y], [shaped(x, [])]);
   differentiable(Op[name].name, [x, y], [loss!], [x, y], ([gy], need) => {

@@ -6,9 +6,10 @@
 import { invalidArgument } from '../errors.js';
 import { RandomStream } from '../philox.js';
 import { scope, sizeOf, Tensor } from '../tensor.js';
+import { checkShapes, isFloat } from './check.js';
 import { Op } from './generated.js';
 import { refuseGradient } from './record.js';
-import { checkShapes, type OutputSpec, run, shaped } from './run.js';
+import { type OutputSpec, run, shaped } from './run.js';
 
 export interface MultiscaleNoise {
   /** For every scale the probability that a bit is inverted. */
@@ -51,8 +52,12 @@ export function multiscaleResidual(
   const { noise, patchify = false, trace = false } = options;
   const [B = 0, H = 0, W = 0, d = 0] = features_BHWd.shape;
   const { dtype, device } = features_BHWd;
-  const float = dtype === 'f32' || dtype === 'f64';
-  checkShapes('multiscale_residual', features_BHWd.rank === 4 && float, 'features [B, H, W, d]', features_BHWd);
+  checkShapes(
+    'multiscale_residual',
+    features_BHWd.rank === 4 && isFloat(features_BHWd),
+    'features [B, H, W, d]',
+    features_BHWd,
+  );
   const step = patchify ? 2 : 1;
   const fits = (n: number, most: number): boolean => Number.isInteger(n) && n >= 1 && n <= most && n % step === 0;
   if (grids.length === 0 || !grids.every(([h, w]) => fits(h, H) && fits(w, W)))

@@ -1,8 +1,9 @@
 /** Normalisation and the modulation that goes with it. Statistics are saved for the backward pass, nothing else is. */
 import { scope, type Tensor } from '../tensor.js';
+import { checkShapes, sameShape } from './check.js';
 import { Op, type OpDefinition } from './generated.js';
 import { differentiable } from './record.js';
-import { checkShapes, like, run, shaped } from './run.js';
+import { like, run, shaped } from './run.js';
 
 const channelsOf = (x: Tensor): number => x.shape[x.rank - 1] ?? 1;
 const rowsOf = (x: Tensor): number => x.size / channelsOf(x);
@@ -108,8 +109,8 @@ export function groupNorm(
  * @param gate_B1C one row a sample [B, 1, C], or one for all [1, 1, C]
  */
 export function gatedAdd(x_BLC: Tensor, y_BLC: Tensor, gate_B1C: Tensor): Tensor {
-  const sameShape = x_BLC.rank === y_BLC.rank && x_BLC.shape.every((n, i) => n === y_BLC.shape[i]);
-  const ok = x_BLC.rank >= 2 && sameShape && x_BLC.dtype === y_BLC.dtype && isModulation(gate_B1C, x_BLC);
+  const same = sameShape(x_BLC.shape, y_BLC.shape);
+  const ok = x_BLC.rank >= 2 && same && x_BLC.dtype === y_BLC.dtype && isModulation(gate_B1C, x_BLC);
   checkShapes('gated_add', ok, 'x and y [B, L, C] with gate [B, 1, C]', x_BLC, y_BLC, gate_B1C);
   const [out] = run(Op.gatedAdd, [x_BLC, y_BLC, gate_B1C], [like(x_BLC)]);
   differentiable('gated_add', [x_BLC, y_BLC, gate_B1C], [out!], [y_BLC, gate_B1C], ([g], need) => {

@@ -1,9 +1,10 @@
 /** Parameter updates, in place and outside any tape, and the norm of gradients. */
 import { invalidArgument } from '../errors.js';
 import { scope, type Tensor } from '../tensor.js';
+import { checkShapes, sameShape } from './check.js';
 import { Op } from './generated.js';
 import { refuseGradient } from './record.js';
-import { checkShapes, run, shaped } from './run.js';
+import { run, shaped } from './run.js';
 import { cat, reshape } from './shape.js';
 
 export interface AdamwOptions {
@@ -19,15 +20,14 @@ export interface AdamwOptions {
   readonly gradScale?: Tensor | null;
 }
 
-const sameShape = (a: Tensor, b: Tensor): boolean =>
-  a.dtype === b.dtype && a.rank === b.rank && a.shape.every((n, i) => n === b.shape[i]);
+const alike = (a: Tensor, b: Tensor): boolean => a.dtype === b.dtype && sameShape(a.shape, b.shape);
 
 /** One AdamW update of `param` and its moments `m` and `v`, as torch.optim.AdamW computes it. */
 export function adamw_(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, options: AdamwOptions): void {
   const { lr, beta1, beta2, eps, weightDecay, step, gradScale } = options;
   checkShapes(
     'adamw',
-    [grad, m, v].every((t) => sameShape(t, param)),
+    [grad, m, v].every((t) => alike(t, param)),
     'four tensors of one shape',
     param,
     grad,
@@ -61,7 +61,7 @@ export function adamw_(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, option
 
 /** shadow = decay · shadow + (1 - decay) · param, in place. */
 export function ema_(shadow: Tensor, param: Tensor, decay: number): void {
-  checkShapes('ema', sameShape(shadow, param), 'two tensors of one shape', shadow, param);
+  checkShapes('ema', alike(shadow, param), 'two tensors of one shape', shadow, param);
   if (!(decay >= 0 && decay <= 1)) invalidArgument('decay', 'a number in [0, 1]', decay);
   refuseGradient('ema', [shadow, param]);
   run(Op.ema, [param], [shadow], [decay, 1 - decay]);

@@ -6,10 +6,11 @@
  */
 import { invalidArgument } from '../errors.js';
 import { scope, type Tensor } from '../tensor.js';
+import { checkShapes } from './check.js';
 import { add, scale, sub } from './elementwise.js';
 import { Op, type OpDefinition } from './generated.js';
 import { differentiable } from './record.js';
-import { checkShapes, like, run, shaped } from './run.js';
+import { like, run, shaped } from './run.js';
 
 /** Entries of the joint codebook that LFQ's entropies go through: 2^16. */
 const MAX_JOINT_BITS = 16;

@@ -6,8 +6,9 @@ import type { Device } from '../device.js';
 import { invalidArgument } from '../errors.js';
 import { seedWords } from '../philox.js';
 import { type Shape, Tensor } from '../tensor.js';
+import { checkShapes } from './check.js';
 import { Op } from './generated.js';
-import { checkShapes, run } from './run.js';
+import { run } from './run.js';
 
 export interface DrawKey {
   /** 64 bits: a bigint, or a safe integer, from 0. */

@@ -11,6 +11,7 @@ export type Vjp = (
   needed: readonly boolean[],
 ) => readonly (Tensor | null | undefined)[];
 
+/** What a tape is to the ops. */
 export interface Recorder {
   /** Does the gradient of this tensor matter? */
   tracks(tensor: Tensor): boolean;
@@ -25,10 +26,12 @@ export interface Recorder {
 
 let active: Recorder | undefined;
 
+/** The tape that is recording, or undefined. */
 export function recorder(): Recorder | undefined {
   return active;
 }
 
+/** Runs `fn` with another tape recording, or with none. */
 export function withRecorder<T>(next: Recorder | undefined, fn: () => T): T {
   const previous = active;
   active = next;

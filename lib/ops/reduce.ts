@@ -1,14 +1,14 @@
 /** Sums and means. Partial sums of a fixed number of terms are added up in double, in an order that only the length decides. */
-import { invalidArgument } from '../errors.js';
 import type { Shape, Tensor } from '../tensor.js';
+import { axisOf, checkShapes, isFloat } from './check.js';
 import { broadcastTo, scale } from './elementwise.js';
 import { Op } from './generated.js';
 import { differentiable } from './record.js';
-import { checkShapes, run, shaped } from './run.js';
+import { run, shaped } from './run.js';
 
 function reduce(x: Tensor, first: number, count: number, mean: boolean): Tensor {
   const name = mean ? 'mean' : 'sum';
-  checkShapes(name, x.dtype === 'f32' || x.dtype === 'f64', 'f32 or f64', x);
+  checkShapes(name, isFloat(x), 'f32 or f64', x);
   const shape = [...x.shape.slice(0, first), ...x.shape.slice(first + count)];
   const [y] = run(Op.sumAxes, [x], [shaped(x, shape)], [first, count, mean ? 1 : 0]);
   differentiable(name, [x], [y!], [], ([gy]) => [spread(gy!, x.shape, first, count, mean)]);
@@ -23,12 +23,6 @@ function spread(gy: Tensor, shape: Shape, first: number, count: number, mean: bo
   return broadcastTo(share.view(kept), shape);
 }
 
-function checkAxis(x: Tensor, axis: number): number {
-  const at = axis < 0 ? axis + x.rank : axis;
-  if (!Number.isInteger(at) || at < 0 || at >= x.rank) invalidArgument('axis', `an axis of rank ${x.rank}`, axis);
-  return at;
-}
-
 /** The sum of all elements, [...] -> []. */
 export function sum(x: Tensor): Tensor {
   return reduce(x, 0, x.rank, false);
@@ -41,10 +35,10 @@ export function mean(x: Tensor): Tensor {
 
 /** Sums one axis away; a negative axis counts from the end. */
 export function sumAxis(x: Tensor, axis: number): Tensor {
-  return reduce(x, checkAxis(x, axis), 1, false);
+  return reduce(x, axisOf(x, axis), 1, false);
 }
 
 /** The mean along one axis, which goes away; a negative axis counts from the end. */
 export function meanAxis(x: Tensor, axis: number): Tensor {
-  return reduce(x, checkAxis(x, axis), 1, true);
+  return reduce(x, axisOf(x, axis), 1, true);
 }

@@ -3,9 +3,10 @@
  * already has the asked size is returned as it is.
  */
 import { scope, type Tensor } from '../tensor.js';
+import { checkShapes, isFloat } from './check.js';
 import { Op } from './generated.js';
 import { differentiable } from './record.js';
-import { checkShapes, run, shaped } from './run.js';
+import { run, shaped } from './run.js';
 import { permute, reshape } from './shape.js';
 
 export type Size = readonly [height: number, width: number];
@@ -15,8 +16,8 @@ const mode = { area: 0, linear: 1, nearest: 2 } as const;
 
 function resample(x_BHWC: Tensor, [h, w]: Size, kind: keyof typeof mode): Tensor {
   const name = `resize ${kind}`;
-  const { dtype, shape } = x_BHWC;
-  checkShapes(name, x_BHWC.rank === 4 && (dtype === 'f32' || dtype === 'f64'), 'a float [B, H, W, C]', x_BHWC);
+  const { shape } = x_BHWC;
+  checkShapes(name, x_BHWC.rank === 4 && isFloat(x_BHWC), 'a float [B, H, W, C]', x_BHWC);
   checkShapes(
     name,
     [h, w].every((n) => Number.isSafeInteger(n) && n > 0),

@@ -7,7 +7,9 @@ import type { OpDefinition } from './generated.js';
 /** What an op writes: a new tensor of this type and shape, or an existing one in place. */
 export type OutputSpec = { readonly dtype: DType; readonly shape: Shape } | Tensor;
 
+/** An output in the type and shape of x. */
 export const like = (x: Tensor): OutputSpec => ({ dtype: x.dtype, shape: x.shape });
+/** An output in the type of x. */
 export const shaped = (x: Tensor, shape: Shape): OutputSpec => ({ dtype: x.dtype, shape });
 
 function writeOperand(device: Device, at: number, handle: number, dtype: DType, offset: number, shape: Shape): number {
@@ -76,16 +78,4 @@ function refuseEmpty(op: OpDefinition, shape: Shape): never {
     value: shape,
     cure: 'An empty batch has nothing to compute: leave the call out.',
   });
-}
-
-/** Throws `INVALID_SHAPE` in the house's wording when `ok` is false. */
-export function checkShapes(
-  op: string,
-  ok: boolean,
-  expected: string,
-  ...given: readonly (Tensor | null | undefined)[]
-): void {
-  if (ok) return;
-  const shapes = given.map((t) => (t ? `${t.dtype}[${t.shape.join(', ')}]` : 'none')).join(' and ');
-  throw new InfinityError('INVALID_SHAPE', `Expected ${expected} for ${op} but received ${shapes}.`, { value: shapes });
 }

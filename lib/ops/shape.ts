@@ -3,16 +3,11 @@
 import type { Device } from '../device.js';
 import { InfinityError, invalidArgument } from '../errors.js';
 import { type DType, type Shape, scope, sizeOf, Tensor } from '../tensor.js';
+import { axisOf, checkShapes, isFloat } from './check.js';
 import { broadcastTo } from './elementwise.js';
 import { Op } from './generated.js';
 import { differentiable } from './record.js';
-import { checkShapes, run, shaped } from './run.js';
-
-function axisOf(x: Tensor, axis: number): number {
-  const at = axis < 0 ? axis + x.rank : axis;
-  if (!Number.isInteger(at) || at < 0 || at >= x.rank) invalidArgument('axis', `an axis of rank ${x.rank}`, axis);
-  return at;
-}
+import { run, shaped } from './run.js';
 
 const withExtent = (shape: Shape, axis: number, extent: number): number[] =>
   shape.map((n, i) => (i === axis ? extent : n));
@@ -35,6 +30,7 @@ export function fill(shape: Shape, value: number, dtype: DType = 'f32', device?:
   return y;
 }
 
+/** Zeros in the shape and type of x. */
 export function zerosLike(x: Tensor): Tensor {
   return fill(x.shape, 0, x.dtype, x.device);
 }
@@ -55,7 +51,7 @@ export function pad(x: Tensor, axis: number, before: number, after: number, valu
   const at = axisOf(x, axis);
   for (const n of [before, after])
     if (!Number.isInteger(n) || n < 0) invalidArgument('the widths of pad', 'integers from 0', [before, after]);
-  checkShapes('pad', x.dtype === 'f32' || x.dtype === 'f64', 'f32 or f64', x);
+  checkShapes('pad', isFloat(x), 'f32 or f64', x);
   const extent = x.shape[at]!;
   const [y] = run(Op.pad, [x], [shaped(x, withExtent(x.shape, at, before + extent + after))], [at, before, value]);
   differentiable('pad', [x], [y!], [], ([gy]) => [slice(gy!, at, before, before + extent)]);
@@ -148,7 +144,7 @@ export function repeat0(x: Tensor, n: number): Tensor {
 export function cast(x: Tensor, dtype: DType): Tensor {
   if (x.dtype === dtype) return x;
   const float = dtype === 'f32' || dtype === 'f64';
-  if (!float && !(dtype === 'bf16' && (x.dtype === 'f32' || x.dtype === 'f64')))
+  if (!float && !(dtype === 'bf16' && isFloat(x)))
     throw new InfinityError('UNSUPPORTED_DTYPE', `Expected a type that ${x.dtype} casts to but received '${dtype}'.`, {
       value: dtype,
       cure: 'Every type casts to f32 and f64; f32 and f64 cast to bf16.',

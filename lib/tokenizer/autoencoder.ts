@@ -1,11 +1,11 @@
 /** The bitwise visual tokenizer: encoder, multi-scale quantiser, decoder. Source: flux_vqgan.py, AutoEncoder. */
 import { InfinityError } from '../errors.js';
-import { Module } from '../nn/module.js';
+import { Module, type Tap } from '../nn/module.js';
 import { clamp } from '../ops/elementwise.js';
 import { type Shape, scope, type Tensor } from '../tensor.js';
 import type { AutoencoderConfig } from './config.js';
 import { Decoder } from './decoder.js';
-import { Encoder, type Tap } from './encoder.js';
+import { Encoder } from './encoder.js';
 
 export class Autoencoder extends Module {
   readonly encoder: Encoder;

@@ -1,9 +1,8 @@
 /** Sum of codes to picture. Source: Infinity, infinity/models/bsq_vae/flux_vqgan.py, Decoder. */
-import { Module } from '../nn/module.js';
+import { Module, type Tap } from '../nn/module.js';
 import { scope, type Tensor } from '../tensor.js';
 import { Conv, Normalize, ResnetBlock, Upsample } from './blocks.js';
 import type { AutoencoderConfig } from './config.js';
-import type { Tap } from './encoder.js';
 
 interface Level {
   readonly index: number;

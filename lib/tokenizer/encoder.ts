@@ -1,11 +1,8 @@
 /** Picture to features. Source: Infinity, infinity/models/bsq_vae/flux_vqgan.py, Encoder. */
-import { Module } from '../nn/module.js';
+import { Module, type Tap } from '../nn/module.js';
 import { scope, type Tensor } from '../tensor.js';
 import { Conv, Downsample, Normalize, ResnetBlock } from './blocks.js';
 import type { AutoencoderConfig } from './config.js';
-
-/** Told the output of every sub-module by its official name; for debugging and conformance. */
-export type Tap = (name: string, value: Tensor) => void;
 
 interface Level {
   readonly blocks: readonly ResnetBlock[];
@@ -45,7 +42,7 @@ export class Encoder extends Module {
     this.convOut = this.child('conv_out', new Conv(channels, codebook_dim, { kernel: 3 }));
   }
 
-  /** image_BHWC in [-1, 1], extents multiples of patch_size -> features_BhwD. */
+  /** image_BHWC in [-1, 1], extents multiples of patch_size -> features_BhwD. @param tap told every sub-module's output by its official name */
   forward(image_BHWC: Tensor, tap?: Tap): Tensor {
     const step = (name: string, fn: () => Tensor): Tensor => {
       const y = scope(fn);

@@ -1,6 +1,7 @@
 /** The loop that every trainer shares: resume, step, report, save, stop. A trainer brings the step and its tensors. */
 import { mkdir } from 'node:fs/promises';
-import { type Batch, Loader } from '../data/loader.js';
+import type { Batch } from '../data/batch.js';
+import { Loader } from '../data/loader.js';
 import { InfinityError } from '../errors.js';
 import type { HostTensor } from '../nn/module.js';
 import type { Tensor } from '../tensor.js';

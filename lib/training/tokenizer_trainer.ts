@@ -2,7 +2,7 @@
  * Trains the visual tokenizer: reconstruction, entropy and commitment, with scales dropped at random. The published recipe
  * is in BitVAE (bitvae/models/d_vae.py, train.py).
  */
-import type { Batch } from '../data/loader.js';
+import type { Batch } from '../data/batch.js';
 import type { Device } from '../device.js';
 import { type Checkpoint, writeCheckpoint } from '../io/checkpoint.js';
 import { placed } from '../nn/module.js';

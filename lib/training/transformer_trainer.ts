@@ -3,7 +3,7 @@
  * every bit, prompts dropped for guidance. Source: Infinity, trainer.py (train_step).
  */
 
-import type { Batch } from '../data/loader.js';
+import type { Batch } from '../data/batch.js';
 import { grammarVocabulary } from '../data/shapes/index.js';
 import type { Device } from '../device.js';
 import { type Checkpoint, type Component, writeCheckpoint } from '../io/checkpoint.js';

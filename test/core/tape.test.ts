@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
 import { Device } from '../../lib/device.js';
 import { add, exp, gelu, mul, scale, sigmoid, sub } from '../../lib/ops/elementwise.js';
+import { refuseGradient } from '../../lib/ops/record.js';
 import { sum } from '../../lib/ops/reduce.js';
 import { cat, fill, slice } from '../../lib/ops/shape.js';
-import { checkpoint, refuseGradient, Tape } from '../../lib/tape.js';
+import { checkpoint, Tape } from '../../lib/tape.js';
 import { scope, Tensor } from '../../lib/tensor.js';
 import { assertGradients, isaDevice, randomArray } from '../support/numeric.js';
 

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
+import { drawBatch } from '../../lib/data/batch.js';
 import type { DatasetSpec } from '../../lib/data/dataset.js';
-import { drawBatch, Loader } from '../../lib/data/loader.js';
+import { Loader } from '../../lib/data/loader.js';
 
 const spec: DatasetSpec = { kind: 'shapes', seed: 1, size: 16 };
 
