@@ -47,7 +47,11 @@ export async function elapsed(work: () => unknown): Promise<number> {
 /** A tensor of numbers between -0.5 and 0.5. */
 export function filled(device: Device, shape: Shape): Tensor {
   const data = new Float32Array(sizeOf(shape));
-  for (let i = 0; i < data.length; i++) data[i] = ((i * 2654435761) % 1000) / 1000 - 0.5;
+  let state = 1;
+  for (let i = 0; i < data.length; i++) {
+    state = (Math.imul(state, 1664525) + 1013904223) | 0;
+    data[i] = state / 2 ** 32;
+  }
   return Tensor.from(data, shape, 'f32', device);
 }
 

@@ -2,6 +2,7 @@
 import { parseArgs } from 'node:util';
 import { block } from './block.js';
 import { enqueue } from './enqueue.js';
+import { generate } from './generate.js';
 import { type BenchmarkOptions, machine, type Row, table } from './harness.js';
 import { kernels } from './kernels.js';
 import { pool } from './pool.js';
@@ -13,6 +14,7 @@ const LEVELS: Readonly<Record<string, (options: BenchmarkOptions) => AsyncIterab
   kernels,
   pool,
   block,
+  generate,
   train,
 };
 

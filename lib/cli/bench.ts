@@ -51,6 +51,7 @@ async function* measure({ model, prompt, rounds }: Flags, signal: AbortSignal): 
   yield milliseconds('prompt to PNG, warm, 90 %', quantile(times, 0.9));
   yield milliseconds('event loop delay, p99', delay.percentile(99) / 1e6);
   yield { name: 'peak tensor memory', value: Device.default().stats().peakBytes / 2 ** 20, unit: 'MiB' };
+  yield { name: 'peak memory of the process', value: process.resourceUsage().maxRSS / 2 ** 10, unit: 'MiB' };
 }
 
 async function bench(flags: Flags): Promise<void> {
