@@ -36,11 +36,17 @@ const BASE_GRIDS: ReadonlyArray<readonly [ratio: number, grids: string]> = [
   [3.0, '1 2 6x2 9x3 15x5 21x7 27x9 36x12 45x15 54x18 72x24 90x30 111x37'],
 ];
 
-/** Parses "1 2 5x4" into scales of time extent 1; a single number is a square. */
+/** Whether this is a list of grids as `parseGrids` reads them. */
+export function isGrids(value: unknown): value is string {
+  return typeof value === 'string' && /^[1-9]\d*(x[1-9]\d*)?( [1-9]\d*(x[1-9]\d*)?)*$/.test(value);
+}
+
+/** Parses "1 2 5x4" into scales of time extent 1; a single number is a square. @throws InfinityError INVALID_ARGUMENT */
 export function parseGrids(text: string): ScaleSchedule {
+  if (!isGrids(text)) invalidArgument('grids', 'a list like "1 2 5x4"', text);
   return text.split(' ').map((grid): Scale => {
     const [h, w] = grid.split('x').map(Number);
-    return h === undefined ? invalidArgument('grids', 'a list like "1 2 5x4"', text) : [1, h, w ?? h];
+    return [1, h!, w ?? h!];
   });
 }
 

@@ -1,8 +1,11 @@
 /** What a training config file holds. Every field is explicit: a run is reproducible from its file. */
 import { readFile } from 'node:fs/promises';
 import type { DatasetSpec } from '../data/dataset.js';
-import { InfinityError } from '../errors.js';
+import { describe, InfinityError } from '../errors.js';
+import { pixelSize, type ScaleSchedule } from '../tokenizer/schedule.js';
+import { isLrSchedule, LR_SCHEDULES } from './lr_schedule.js';
 
+/** AdamW and its schedule. */
 export interface OptimizerConfig {
   readonly lr: number;
   /** lin0, lin, lin00, lin<T>, cos or exp; see lr_schedule.ts. */
@@ -19,6 +22,7 @@ export interface OptimizerConfig {
   readonly ema_decay: number;
 }
 
+/** What every training needs. */
 export interface RunConfig {
   readonly seed: number;
   readonly dataset: DatasetSpec;
@@ -32,50 +36,94 @@ export interface RunConfig {
 function refuse(field: string, expected: string, value: unknown): never {
   throw new InfinityError(
     'INVALID_ARGUMENT',
-    `Expected ${expected} for '${field}' of the training config but received ${JSON.stringify(value)}.`,
-    { value, fields: { field } },
+    `Expected ${expected} for '${field}' of the training config but received ${describe(value)}.`,
+    { value, fields: { field }, cure: 'Correct that field; docs/training.md explains each.' },
   );
 }
 
-type Check = (value: unknown) => boolean;
-const integer =
-  (least: number): Check =>
-  (v) =>
-    Number.isSafeInteger(v) && (v as number) >= least;
-const number =
-  (least: number, most = Number.MAX_VALUE): Check =>
-  (v) =>
-    typeof v === 'number' && v >= least && v <= most;
+/** What a field must be. A rule for a dotted path speaks of a field inside an object. */
+export type Rule = readonly [path: string, expected: string, check: (value: unknown) => boolean];
 
-const RULES: readonly (readonly [path: string, expected: string, check: Check])[] = [
-  ['seed', 'a non-negative integer', integer(0)],
-  ['batch_size', 'a positive integer', integer(1)],
-  ['iterations', 'a positive integer', integer(1)],
-  ['save_every', 'a positive integer', integer(1)],
+/** A rule for an integer of at least `least`. */
+export function integer(path: string, least: number): Rule {
+  return [path, `an integer from ${least}`, (v) => Number.isSafeInteger(v) && (v as number) >= least];
+}
+
+/** A rule for a number from `least`, 0 by default, to `most`. */
+export function number(path: string, least = 0, most = Number.MAX_VALUE): Rule {
+  const expected = most < Number.MAX_VALUE ? `a number from ${least} to ${most}` : `a number from ${least}`;
+  return [path, expected, (v) => typeof v === 'number' && v >= least && v <= most];
+}
+
+/** A rule for a number above 0. */
+export function positive(path: string): Rule {
+  return [path, 'a positive number', (v) => typeof v === 'number' && v > 0 && Number.isFinite(v)];
+}
+
+/** A rule for an object whose fields are checked by whoever reads it. */
+export function object(path: string): Rule {
+  return [path, 'an object', isObject];
+}
+
+function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+const isShare = (v: unknown): boolean => typeof v === 'number' && v >= 0 && v <= 1;
+
+const RUN_RULES: readonly Rule[] = [
+  integer('seed', 0),
+  integer('batch_size', 1),
+  integer('iterations', 1),
+  integer('save_every', 1),
   ['dataset.kind', 'a dataset kind', (v) => typeof v === 'string'],
-  ['optimizer.lr', 'a positive number', number(Number.MIN_VALUE)],
-  ['optimizer.lr_schedule', 'a schedule name', (v) => typeof v === 'string'],
-  ['optimizer.warmup_iterations', 'a non-negative integer', integer(0)],
-  ['optimizer.start_factor', 'a number from 0 to 1', number(0, 1)],
-  ['optimizer.end_factor', 'a number from 0 to 1', number(0, 1)],
-  ['optimizer.weight_decay', 'a non-negative number', number(0)],
-  ['optimizer.clip', 'a positive number', number(Number.MIN_VALUE)],
-  ['optimizer.ema_decay', 'a number from 0 to 1', number(0, 1)],
-  ['optimizer.betas', 'two numbers from 0 to 1', (v) => Array.isArray(v) && v.length === 2 && v.every(number(0, 1))],
+  integer('dataset.seed', 0),
+  integer('dataset.size', 1),
+  positive('optimizer.lr'),
+  ['optimizer.lr_schedule', LR_SCHEDULES, isLrSchedule],
+  integer('optimizer.warmup_iterations', 0),
+  number('optimizer.start_factor', 0, 1),
+  number('optimizer.end_factor', 0, 1),
+  number('optimizer.weight_decay'),
+  ['optimizer.betas', 'two numbers from 0 to 1', (v) => Array.isArray(v) && v.length === 2 && v.every(isShare)],
+  positive('optimizer.clip'),
+  number('optimizer.ema_decay', 0, 1),
 ];
 
 /** Reads a field by its dotted path. */
-function at(object: unknown, path: string): unknown {
-  let value = object;
-  for (const key of path.split('.')) value = (value as Record<string, unknown> | undefined)?.[key];
-  return value;
+function at(config: unknown, path: string): unknown {
+  return path.split('.').reduce((value: unknown, key) => (isObject(value) ? value[key] : undefined), config);
 }
 
-/** @throws InfinityError INVALID_ARGUMENT naming the field */
-export function checkRunConfig<T extends RunConfig>(config: unknown): T {
-  if (typeof config !== 'object' || config === null) refuse('(root)', 'an object', config);
-  for (const [path, expected, check] of RULES) if (!check(at(config, path))) refuse(path, expected, at(config, path));
-  return config as T;
+/** Fields that no rule knows: a misspelt one would be left out in silence. */
+function refuseUnknown(config: Readonly<Record<string, unknown>>, rules: readonly Rule[]): void {
+  const known = new Set(rules.flatMap(([path]) => [path, path.split('.')[0]!]));
+  const whole = new Set(rules.map(([path]) => path));
+  for (const [key, value] of Object.entries(config)) {
+    if (!known.has(key)) refuse(key, 'no such field', value);
+    if (whole.has(key) || !isObject(value)) continue;
+    for (const [inner, v] of Object.entries(value))
+      if (!known.has(`${key}.${inner}`)) refuse(`${key}.${inner}`, 'no such field', v);
+  }
+}
+
+/**
+ * Checks a parsed config file against the rules of every run and those of one training.
+ * @throws InfinityError INVALID_ARGUMENT naming the first field that is missing, unknown or out of range
+ */
+export function checkRunConfig<T extends RunConfig>(config: unknown, own: readonly Rule[]): T {
+  if (!isObject(config)) return refuse('(root)', 'an object', config);
+  const rules = [...RUN_RULES, ...own];
+  refuseUnknown(config, rules);
+  for (const [path, expected, check] of rules) if (!check(at(config, path))) refuse(path, expected, at(config, path));
+  return config as unknown as T;
+}
+
+/** @throws InfinityError INVALID_ARGUMENT unless the finest grid of the tokenizer covers a picture of the dataset */
+export function checkPictureSize({ size }: DatasetSpec, schedule: ScaleSchedule, patchSize: number): void {
+  const [height, width] = pixelSize(schedule, patchSize);
+  if (height !== size || width !== size)
+    refuse('dataset.size', `${height} x ${width}, the finest grid of the tokenizer in pixels,`, size);
 }
 
 /** @throws InfinityError IO_ERROR when the file cannot be read, INVALID_ARGUMENT when it is not JSON */
@@ -95,6 +143,7 @@ export async function readConfigFile(path: string): Promise<unknown> {
   } catch (cause) {
     throw new InfinityError('INVALID_ARGUMENT', `Expected JSON in ${path}: ${(cause as Error).message}.`, {
       value: path,
+      cure: 'Correct the file.',
       cause,
     });
   }

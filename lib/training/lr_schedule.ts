@@ -1,6 +1,7 @@
 /** Learning rate and weight decay over iterations. Source: Infinity, infinity/utils/lr_control.py. */
 import { invalidArgument } from '../errors.js';
 
+/** A schedule and the run it belongs to. */
 export interface LrScheduleOptions {
   /** lin0, lin, lin00, lin<T> with T in (0, 1), cos or exp. */
   readonly schedule: string;
@@ -29,10 +30,23 @@ function afterWarmup(schedule: string, p: number, end: number): number {
     case 'exp':
       return p < PLATEAU.exp ? 1 : end ** ((p - PLATEAU.exp) / (1 - PLATEAU.exp));
   }
-  const turn = Number(/^lin(0?\.\d+)$/.exec(schedule)?.[1]);
-  if (!(turn > 0 && turn < 1)) invalidArgument('schedule', 'lin0, lin, lin00, lin<T>, cos or exp', schedule);
+  const turn = turnOf(schedule) ?? invalidArgument('schedule', LR_SCHEDULES, schedule);
   const mid = (1 + end + (1 - end) * (1 - turn)) / 2;
   return p < turn ? 1 + ((mid - 1) * p) / turn : end + ((mid - end) * (1 - p)) / (1 - turn);
+}
+
+/** The names of the schedules, for messages. */
+export const LR_SCHEDULES = 'lin0, lin, lin00, lin<T> (T between 0 and 1), cos or exp';
+
+/** Whether this is the name of a schedule. */
+export function isLrSchedule(name: unknown): boolean {
+  return typeof name === 'string' && (/^(lin0|lin|lin00|cos|exp)$/.test(name) || turnOf(name) !== undefined);
+}
+
+/** The T of lin<T>. */
+function turnOf(name: string): number | undefined {
+  const turn = Number(/^lin(0?\.\d+)$/.exec(name)?.[1]);
+  return turn > 0 && turn < 1 ? turn : undefined;
 }
 
 /** Multiplier of the peak learning rate at `iteration`, counted from 0. */

@@ -1,10 +1,12 @@
 /** AdamW over named parameters, with the gradient clipped by its global norm and an optional average of the weights. */
 import { InfinityError } from '../errors.js';
 import { adamw_, clipFactor, ema_, sumSquares } from '../ops/optim.js';
+import { zerosLike } from '../ops/shape.js';
 import type { Gradients } from '../tape.js';
 import { scope, Tensor, unscoped } from '../tensor.js';
 import { hasWeightDecay } from './parameter_groups.js';
 
+/** Settings that hold for a whole run. */
 export interface OptimizerOptions {
   readonly betas: readonly [number, number];
   readonly eps?: number;
@@ -14,6 +16,7 @@ export interface OptimizerOptions {
   readonly emaDecay?: number;
 }
 
+/** Settings of one step. */
 export interface StepRates {
   readonly lr: number;
   readonly weightDecay: number;
@@ -28,13 +31,12 @@ interface Slot {
   readonly average: Tensor | undefined;
 }
 
-const zeros = (t: Tensor): Tensor => Tensor.from(new Float32Array(t.size), t.shape, 'f32', t.device);
-
 /** A copy on the device, made through the host once. */
 async function copyOf(t: Tensor): Promise<Tensor> {
   return Tensor.from(await t.read(), t.shape, t.dtype, t.device);
 }
 
+/** The optimizer of a run and its state: two moments a parameter, and the averaged weights. */
 export class AdamW {
   private slots: Slot[] = [];
   /** Updates made so far. */
@@ -42,6 +44,7 @@ export class AdamW {
 
   private constructor(readonly options: OptimizerOptions) {}
 
+  /** Takes memory for the state of all parameters; averages start at the weights of this moment. */
   static async create(parameters: Iterable<[string, Tensor]>, options: OptimizerOptions): Promise<AdamW> {
     const optimizer = new AdamW(options);
     for (const [name, parameter] of parameters) {
@@ -50,8 +53,8 @@ export class AdamW {
         name,
         parameter,
         decays: hasWeightDecay(name, parameter.rank),
-        m: zeros(parameter),
-        v: zeros(parameter),
+        m: zerosLike(parameter),
+        v: zerosLike(parameter),
         average,
       });
     }

@@ -1,5 +1,6 @@
 /** Throughput and time left of a run, smoothed over the last steps. */
 
+/** Measures a run from the moment it is made. */
 export class Progress {
   private begin = performance.now();
   private secondsPerStep: number | undefined;

@@ -7,7 +7,7 @@ import type { HostTensor } from '../nn/module.js';
 import type { Tensor } from '../tensor.js';
 import type { RunConfig } from './config.js';
 import { lrFactor } from './lr_schedule.js';
-import type { AdamW } from './optimizer.js';
+import type { AdamW, StepRates } from './optimizer.js';
 import { Progress } from './progress.js';
 import { checkSameConfig, loadRunState, saveRunState } from './run_state.js';
 
@@ -31,17 +31,19 @@ export interface StepEvent {
 export interface Trainee {
   readonly optimizer: AdamW;
   /** Submits one step and resolves with its numbers. `lr` and `weightDecay` are those of this step. */
-  step(batch: Batch, step: number, rates: { lr: number; weightDecay: number }): Promise<StepNumbers>;
+  step(batch: Batch, step: number, rates: StepRates): Promise<StepNumbers>;
   /** Weights in training, by name. */
   weights(): Iterable<[string, Tensor]>;
 }
 
+/** What one step measured. */
 export interface StepNumbers {
   readonly loss: number;
   readonly gradNorm: number;
   readonly metrics: Readonly<Record<string, number>>;
 }
 
+/** Where a run lives, and what may stop it. */
 export interface RunOptions {
   /** Directory of the run's states; created when missing, resumed when it holds one. */
   readonly directory: string;
@@ -78,7 +80,7 @@ function restore(trainee: Trainee, tensors: ReadonlyMap<string, HostTensor>, ste
 /**
  * Runs until `iterations`, resuming from the directory's newest state. Yields once a step. An abort saves the state first
  * and then rejects with the signal's reason.
- * @throws InfinityError NUMERICAL when the loss is not finite: the last saved state is named
+ * @throws InfinityError NUMERICAL when the loss or the gradient is not finite; the last saved state stays
  */
 export async function* runTraining(
   trainee: Trainee,
@@ -121,7 +123,7 @@ export async function* runTraining(
           {
             value: numbers.loss,
             fields: { step, lastSaved },
-            cure: `The state of step ${lastSaved} is intact: lower the learning rate and resume from it.`,
+            cure: 'Lower optimizer.lr or optimizer.clip in the config and start a run in another directory.',
           },
         );
       step++;

@@ -9,6 +9,7 @@ import { SafetensorsFile, writeSafetensors } from '../io/safetensors.js';
 import { fromFloat32, type TensorData, toFloat32 } from '../io/tensor_data.js';
 import type { HostTensor } from '../nn/module.js';
 
+/** Everything a resumed run needs. */
 export interface RunState {
   /** Updates made so far; the next sample index follows from it. */
   readonly step: number;

@@ -14,12 +14,13 @@ import { Tensor } from '../tensor.js';
 import { Autoencoder } from '../tokenizer/autoencoder.js';
 import { type AutoencoderConfig, parseAutoencoderConfig } from '../tokenizer/config.js';
 import { droppedScales, MultiScaleQuantizer } from '../tokenizer/quantizer.js';
-import { parseGrids, type ScaleSchedule } from '../tokenizer/schedule.js';
-import { checkRunConfig, type RunConfig } from './config.js';
+import { isGrids, parseGrids, type ScaleSchedule } from '../tokenizer/schedule.js';
+import { checkPictureSize, checkRunConfig, number, object, type Rule, type RunConfig } from './config.js';
 import { exportWeights, loadComponent } from './export_checkpoint.js';
-import { AdamW } from './optimizer.js';
+import { AdamW, type StepRates } from './optimizer.js';
 import { type RunOptions, runTraining, type StepEvent, type StepNumbers, type Trainee } from './run.js';
 
+/** What a config file of `train tokenizer` holds. */
 export interface TokenizerTrainingConfig extends RunConfig {
   readonly autoencoder: AutoencoderConfig;
   /** Grids from coarse to fine on the latent, such as "1 2 4x2". */
@@ -37,6 +38,13 @@ export interface TokenizerTrainingConfig extends RunConfig {
   readonly scale_dropout: number;
 }
 
+const RULES: readonly Rule[] = [
+  object('autoencoder'),
+  ['schedule', 'grids from coarse to fine such as "1 2 4x2"', isGrids],
+  ...['l1', 'l2', 'quantizer', 'commitment', 'entropy'].map((term) => number(`loss.${term}`)),
+  number('scale_dropout', 0, 1),
+];
+
 /** Bytes of a batch to pictures in [-1, 1]. */
 export function picturesOf(batch: Batch, height: number, width: number, device: Device): Tensor {
   const values = new Float32Array(batch.pixels.length);
@@ -44,6 +52,7 @@ export function picturesOf(batch: Batch, height: number, width: number, device: 
   return Tensor.from(values, [batch.captions.length, height, width, 3], 'f32', device);
 }
 
+/** One training of the visual tokenizer: its networks, its optimizer and its step. */
 export class TokenizerTrainer implements Trainee {
   readonly schedule: ScaleSchedule;
   private readonly quantizer: MultiScaleQuantizer;
@@ -71,8 +80,10 @@ export class TokenizerTrainer implements Trainee {
     json: unknown,
     { device, init }: { device: Device; init?: Checkpoint | undefined },
   ): Promise<TokenizerTrainer> {
-    const config = checkRunConfig<TokenizerTrainingConfig>(json);
-    const autoencoder = placed({ device }, () => new Autoencoder(parseAutoencoderConfig(config.autoencoder)));
+    const config = checkRunConfig<TokenizerTrainingConfig>(json, RULES);
+    const autoencoderConfig = parseAutoencoderConfig(config.autoencoder);
+    checkPictureSize(config.dataset, parseGrids(config.schedule), autoencoderConfig.patch_size);
+    const autoencoder = placed({ device }, () => new Autoencoder(autoencoderConfig));
     if (init) await loadComponent(autoencoder, init, 'vae');
     else autoencoder.initialize(config.seed);
     const optimizer = await AdamW.create(autoencoder.namedParameters(), {
@@ -91,7 +102,7 @@ export class TokenizerTrainer implements Trainee {
     return runTraining(this, this.config, options);
   }
 
-  async step(batch: Batch, step: number, rates: { lr: number; weightDecay: number }): Promise<StepNumbers> {
+  async step(batch: Batch, step: number, rates: StepRates): Promise<StepNumbers> {
     const { loss: weight, dataset, seed, scale_dropout } = this.config;
     const image_BHWC = picturesOf(batch, dataset.size, dataset.size, this.device);
     const draws = this.schedule.map((_, k) =>

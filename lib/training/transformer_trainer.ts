@@ -6,6 +6,7 @@
 import type { Batch } from '../data/batch.js';
 import { grammarVocabulary } from '../data/shapes/index.js';
 import type { Device } from '../device.js';
+import { invalidArgument } from '../errors.js';
 import { type Checkpoint, type Component, writeCheckpoint } from '../io/checkpoint.js';
 import { placed } from '../nn/module.js';
 import { RandomStream, uniformDraw } from '../philox.js';
@@ -20,13 +21,14 @@ import { parseAutoencoderConfig } from '../tokenizer/config.js';
 import { parseGrids, type ScaleSchedule, scaleOffsets, tokenCount } from '../tokenizer/schedule.js';
 import { dropPathRates, type InfinityConfig, parseInfinityConfig, tokenBits } from '../transformer/config.js';
 import { InfinityTransformer } from '../transformer/infinity.js';
-import { checkRunConfig, type RunConfig } from './config.js';
+import { checkPictureSize, checkRunConfig, integer, number, object, type Rule, type RunConfig } from './config.js';
 import { exportWeights, loadComponent } from './export_checkpoint.js';
-import { AdamW } from './optimizer.js';
+import { AdamW, type StepRates } from './optimizer.js';
 import { type RunOptions, runTraining, type StepEvent, type StepNumbers, type Trainee } from './run.js';
 import { BitwiseSelfCorrection, type SelfCorrectionConfig } from './self_correction.js';
 import { picturesOf } from './tokenizer_trainer.js';
 
+/** What a config file of `train transformer` holds. */
 export interface TransformerTrainingConfig extends RunConfig {
   readonly transformer: Partial<InfinityConfig>;
   /** `vocab_size` follows from the text tokenizer. */
@@ -38,6 +40,35 @@ export interface TransformerTrainingConfig extends RunConfig {
   readonly reweight: boolean;
   /** Defaults of generation that the checkpoint will carry. */
   readonly generation: Readonly<Record<string, unknown>>;
+}
+
+const isFlag = (v: unknown): boolean => typeof v === 'boolean';
+
+const RULES: readonly Rule[] = [
+  object('transformer'),
+  object('text_encoder'),
+  integer('self_correction.layers', 0),
+  number('self_correction.strength', 0, 1),
+  ['self_correction.requant', 'true or false', isFlag],
+  number('text_dropout', 0, 1),
+  ['reweight', 'true or false', isFlag],
+  object('generation'),
+];
+
+/** The checked configuration. The reader of checkpoints passes over options that it does not know; a training must not. */
+function transformerConfig(given: object, derived: Partial<InfinityConfig>): InfinityConfig {
+  const config = parseInfinityConfig({ ...given, ...derived });
+  for (const [option, value] of Object.entries(given)) {
+    if (option in derived)
+      invalidArgument(
+        `transformer.${option}`,
+        'nothing',
+        value,
+        'Leave it out: it follows from the tokenizer or the text.',
+      );
+    if (!(option in config)) invalidArgument(`transformer.${option}`, 'no such option', value, 'Correct its name.');
+  }
+  return config;
 }
 
 interface Parts {
@@ -62,6 +93,7 @@ function* trained({
   yield* textEncoder.namedParameters(TEXT_PREFIX);
 }
 
+/** One training of transformer and text encoder: its networks, its optimizer and its step. */
 export class TransformerTrainer implements Trainee {
   private readonly correction: BitwiseSelfCorrection;
 
@@ -81,15 +113,15 @@ export class TransformerTrainer implements Trainee {
     json: unknown,
     { device, tokenizer, init }: { device: Device; tokenizer: Checkpoint; init?: Checkpoint | undefined },
   ): Promise<TransformerTrainer> {
-    const config = checkRunConfig<TransformerTrainingConfig>(json);
+    const config = checkRunConfig<TransformerTrainingConfig>(json, RULES);
     const vae = await tokenizer.component('vae');
     const autoencoderConfig = parseAutoencoderConfig(vae.config);
     const schedule = parseGrids(String(vae.config.scale_schedule));
+    checkPictureSize(config.dataset, schedule, autoencoderConfig.patch_size);
     const textTokenizer = new TextTokenizer(buildUnigramVocabulary(grammarVocabulary()));
     const parts = placed({ device }, (): Parts => {
       const transformer = new InfinityTransformer(
-        parseInfinityConfig({
-          ...config.transformer,
+        transformerConfig(config.transformer, {
           vae_embed_dim: autoencoderConfig.codebook_dim,
           text_channels: config.text_encoder.d_model,
           scale_schedules: [schedule],
@@ -126,7 +158,7 @@ export class TransformerTrainer implements Trainee {
     return runTraining(this, this.parts.config, options);
   }
 
-  async step(batch: Batch, step: number, rates: { lr: number; weightDecay: number }): Promise<StepNumbers> {
+  async step(batch: Batch, step: number, rates: StepRates): Promise<StepNumbers> {
     const { config, autoencoder, transformer, textEncoder, textTokenizer, schedule, device } = this.parts;
     const { seed, dataset, text_dropout, reweight } = config;
     const image_BHWC = picturesOf(batch, dataset.size, dataset.size, device);

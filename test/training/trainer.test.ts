@@ -165,15 +165,29 @@ describe('training', () => {
     );
   });
 
-  it('names the field of a config that makes no sense', async () => {
-    for (const [change, field] of [
-      [{ batch_size: 0 }, 'batch_size'],
-      [{ optimizer: { ...optimizer, lr: Number.NaN } }, 'optimizer.lr'],
-      [{ optimizer: { ...optimizer, betas: [0.9] } }, 'optimizer.betas'],
-    ] as const)
-      await assert.rejects(
-        open('tokenizer', change),
-        (e: unknown) => e instanceof InfinityError && e.code === 'INVALID_ARGUMENT' && e.fields.field === field,
-      );
+  it('refuses a config whose fields are missing, unknown or out of range, naming them', async () => {
+    const wrong: [TrainingKind, object, RegExp][] = [
+      ['tokenizer', { batch_size: 0 }, /batch_size/],
+      ['tokenizer', { optimizer: { ...optimizer, lr: Number.NaN } }, /optimizer\.lr/],
+      ['tokenizer', { optimizer: { ...optimizer, betas: [0.9] } }, /optimizer\.betas/],
+      ['tokenizer', { optimizer: { ...optimizer, lr_schedule: 'cosine' } }, /optimizer\.lr_schedule/],
+      ['tokenizer', { optimizer: { ...optimizer, weight_decy: 0.1 } }, /optimizer\.weight_decy/],
+      ['tokenizer', { loss: undefined }, /loss\.l1/],
+      ['tokenizer', { schedule: '1 2 four' }, /schedule/],
+      ['tokenizer', { schedule: '1 2 8' }, /dataset\.size/],
+      ['tokenizer', { scale_dropout: 1.5 }, /scale_dropout/],
+      ['tokenizer', { text_dropout: 0.1 }, /text_dropout/],
+      ['transformer', { reweight: 1 }, /reweight/],
+      ['transformer', { self_correction: { layers: 3, strength: 3, requant: true } }, /self_correction\.strength/],
+      ['transformer', { transformer: { ...transformerConfig.transformer, dept: 3 } }, /transformer\.dept/],
+      ['transformer', { transformer: { ...transformerConfig.transformer, vae_embed_dim: 8 } }, /vae_embed_dim/],
+      ['transformer', { dataset: { kind: 'shapes', seed: 5, size: 32 } }, /dataset\.size/],
+    ];
+    for (const [kind, change, field] of wrong)
+      await assert.rejects(open(kind, change), (e: unknown) => {
+        assert.ok(e instanceof InfinityError && e.code === 'INVALID_ARGUMENT' && e.cure !== undefined, String(e));
+        assert.match(e.message, field);
+        return true;
+      });
   });
 });
