@@ -1,6 +1,14 @@
 /** node-infinity: text to image by predicting bits, scale by scale. */
 export { InfinityError, type InfinityErrorCode } from './errors.js';
-export { type EncodeOptions, IMAGE_FORMATS, Image, type ImageFormat, loadImage, type Metadata } from './io/index.js';
+export {
+  type EncodeOptions,
+  IMAGE_FORMATS,
+  Image,
+  type ImageFormat,
+  loadImage,
+  type Metadata,
+  type Pixels,
+} from './io/index.js';
 export {
   type BitTokens,
   type CheckpointDescription,

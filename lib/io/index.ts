@@ -9,4 +9,5 @@ export {
   loadImageCodec,
 } from './image.js';
 export { STDOUT, writeOutput } from './output_file.js';
+export type { Pixels } from './pixels.js';
 export type { Metadata } from './png_metadata.js';
