@@ -74,6 +74,10 @@ try {
     run('npm', ['install', '--ignore-scripts', '--prefer-offline', '--no-audit', '--no-fund', tarball], folder);
     expect(!existsSync(join(installed, 'build')), 'The install compiled the addon instead of using the prebuilt one');
   });
+  check('the install script takes the prebuilt binary', () => {
+    node(join(installed, 'scripts/ensure-native.mjs'), '--install');
+    expect(!existsSync(join(installed, 'build')), 'It compiled the addon instead of using the prebuilt one');
+  });
   check('import draws', () => node('import.mjs', 'import.png'));
   check('require draws the same picture', () => {
     node('require.cjs', 'require.png');

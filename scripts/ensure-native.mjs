@@ -13,9 +13,13 @@ import { sourceHash } from './source-hash.mjs';
 const require = createRequire(import.meta.url);
 const built = join(root, 'build/Release/node_infinity.node');
 
-/** What the addon is built from. A stamp of it lies beside every binary. */
+/**
+ * What the addon is built from: a stamp of it lies beside every binary. The C++ tests are not part of it, nor of the package,
+ * whose prebuilt binary would be taken for one of other sources.
+ */
 export function nativeHash() {
-  return sourceHash(root, ['CMakeLists.txt', 'native'], `${process.platform}-${process.arch}`);
+  const salt = `${process.platform}-${process.arch}`;
+  return sourceHash(root, ['CMakeLists.txt', 'native'], { salt, leaveOut: ['native/tests'] });
 }
 
 export const stampOf = (binary) => join(dirname(binary), 'node_infinity.hash');

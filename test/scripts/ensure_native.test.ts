@@ -5,6 +5,7 @@ import { copyFileSync, cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writ
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { packageRoot } from '../../lib/native.js';
 
 const root = packageRoot();
@@ -65,6 +66,19 @@ describe('ensure-native', () => {
 
   it('takes a prebuilt binary of a package without sources, and says nothing', () => {
     addPrebuilt();
+    assert.deepEqual(ensure(), { status: 0, text: '' });
+  });
+
+  it('takes a prebuilt binary of the same sources, with and without their C++ tests', () => {
+    addPrebuilt();
+    addSources();
+    const script = pathToFileURL(join(folder, 'scripts/ensure-native.mjs')).href;
+    const code = `import { nativeHash } from '${script}'; process.stdout.write(nativeHash());`;
+    const { stdout } = spawnSync(process.execPath, ['--input-type=module', '-e', code], { encoding: 'utf8' });
+    writeFileSync(join(folder, 'prebuilds', `${process.platform}-${process.arch}`, 'node_infinity.hash'), stdout);
+    assert.deepEqual(ensure(), { status: 0, text: '' });
+    mkdirSync(join(folder, 'native/tests'));
+    writeFileSync(join(folder, 'native/tests/some_test.cc'), '');
     assert.deepEqual(ensure(), { status: 0, text: '' });
   });
 
