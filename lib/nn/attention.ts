@@ -22,6 +22,7 @@ export interface Memory {
   append(k_BLC: Tensor, v_BLC: Tensor): KeysValues;
 }
 
+/** What self attention knows besides its input: places of the tokens, and what came before them. */
 export interface SelfAttentionContext {
   /** f32 [rows, c/2, 2] (cos, sin), and the row of the first token. */
   readonly rope: Tensor;
@@ -41,6 +42,7 @@ abstract class BiasedAttention extends Module {
   }
 }
 
+/** Initial values and kind of the logits. */
 export interface SelfAttentionOptions {
   readonly init: Init;
   readonly projInit: Init;
@@ -49,6 +51,7 @@ export interface SelfAttentionOptions {
   readonly tau: number;
 }
 
+/** Attention of tokens to those of all scales up to their own. */
 export class SelfAttention extends BiasedAttention {
   private readonly scaleMul: Tensor | null;
   private readonly qBias: Tensor;
@@ -131,6 +134,7 @@ abstract class TextAttention extends BiasedAttention {
   }
 }
 
+/** Attention of tokens to the text of their sample. */
 export class CrossAttention extends TextAttention {
   private readonly matQ: Linear;
 

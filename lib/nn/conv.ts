@@ -4,6 +4,7 @@ import type { Tensor } from '../tensor.js';
 import { uniform } from './init.js';
 import { Module, type WeightFormat } from './module.js';
 
+/** Shape of a convolution; the padding follows from it. */
 export interface Conv2dOptions {
   readonly kernel: 1 | 3;
   /** 2 is the official down-sampling convolution, which pads one zero row below and one zero column right only. */

@@ -53,6 +53,7 @@ export class Draws {
   }
 }
 
+/** Every element is `value`. */
 export const constant =
   (value: number): Init =>
   (out) =>
@@ -60,6 +61,7 @@ export const constant =
 export const zeros: Init = constant(0);
 export const ones: Init = constant(1);
 
+/** Normal around 0. */
 export const normal =
   (std: number): Init =>
   (out, draws) => {

@@ -7,6 +7,7 @@ import type { Tensor } from '../tensor.js';
 import { type Init, zeros } from './init.js';
 import { Module, type WeightFormat } from './module.js';
 
+/** Initial values, and whether there is a bias. */
 export interface LinearOptions {
   readonly init: Init;
   /** Default true: a parameter `bias`. */

@@ -20,6 +20,7 @@ export interface WeightSource {
   read(name: string): Promise<Float32Array>;
 }
 
+/** How a network takes its weights. */
 export interface LoadOptions {
   /** Pack the weights as they arrive (see `freeze`). */
   readonly freeze?: WeightFormat;
@@ -34,6 +35,7 @@ interface Slot {
   readonly trainable: boolean;
 }
 
+/** Where the modules that are being constructed live, and in which type. */
 export interface Placement {
   readonly device?: Device;
   /** f64 makes a reference network: every op then runs in double precision. */
@@ -56,6 +58,7 @@ export function placed<T>(where: Placement, fn: () => T): T {
   }
 }
 
+/** A network or a part of one: its own tensors and its children, by name. */
 export class Module {
   readonly device = placement.device ?? Device.default();
   readonly dtype = placement.dtype ?? 'f32';

@@ -20,6 +20,7 @@ export class RmsNorm extends Module {
   }
 }
 
+/** (x − mean) / √(variance + eps) · weight + bias. */
 export class LayerNorm extends Module {
   private readonly weight: Tensor;
   private readonly bias: Tensor;

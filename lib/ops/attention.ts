@@ -6,6 +6,7 @@ import { Op } from './generated.js';
 import { differentiable, refuseGradient } from './record.js';
 import { like, run, shaped } from './run.js';
 
+/** How queries and keys are prepared. */
 export interface QkvPrepOptions {
   readonly heads: number;
   /** Logarithm of each head's gain on q, H elements (the official `scale_mul`); null for none. */
@@ -18,6 +19,7 @@ export interface QkvPrepOptions {
   readonly cosine: boolean;
 }
 
+/** Which keys a query sees, and how scores are scaled. */
 export interface AttentionOptions {
   readonly heads: number;
   /** Factor of q·k: 1 after cosine preparation, 1/√c otherwise, 1 in T5. */

@@ -19,6 +19,7 @@ export function foldBitHead(w: Tensor): Tensor {
   return folded!;
 }
 
+/** How the bits of a token are combined. */
 export interface BitLossOptions {
   /** Over the D bits of a token: their mean (official default) or their sum. */
   readonly reduction?: 'mean' | 'sum';
@@ -26,6 +27,7 @@ export interface BitLossOptions {
   readonly labelSmoothing?: number;
 }
 
+/** The loss with its gradient, and metrics without one. */
 export interface BitLoss {
   /** [] */
   readonly loss: Tensor;

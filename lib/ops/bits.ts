@@ -72,6 +72,7 @@ export function unpackBits(packed: Tensor, d: number): Tensor {
   return run(Op.unpackBits, [packed], [shaped(packed, [...packed.shape.slice(0, -1), d])])[0]!;
 }
 
+/** How a bit is chosen from its logits. */
 export interface BitSampleOptions {
   /** guided = guidance * conditional + (1 - guidance) * unconditional; without unconditional logits it has no effect. */
   readonly guidance?: number;

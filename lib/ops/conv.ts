@@ -11,6 +11,7 @@ export type Padding =
   | number
   | { readonly top: number; readonly left: number; readonly bottom: number; readonly right: number };
 
+/** Where the kernel is applied. */
 export interface ConvOptions {
   /** Pixels between two outputs, in both directions; 1 by default. */
   readonly stride?: number;

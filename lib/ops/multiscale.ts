@@ -11,6 +11,7 @@ import { Op } from './generated.js';
 import { refuseGradient } from './record.js';
 import { type OutputSpec, run, shaped } from './run.js';
 
+/** Which bits are inverted, and whether the running sum sees it. */
 export interface MultiscaleNoise {
   /** For every scale the probability that a bit is inverted. */
   readonly strengths: readonly number[];
@@ -20,6 +21,7 @@ export interface MultiscaleNoise {
   readonly requant: boolean;
 }
 
+/** Noise, layout, and whether to tell what was quantised. */
 export interface MultiscaleOptions {
   readonly noise?: MultiscaleNoise | undefined;
   /** Labels and inputs leave as 2 x 2 blocks of latent positions, channel 4c + 2dy + dx; all grids must be even. */
@@ -28,6 +30,7 @@ export interface MultiscaleOptions {
   readonly trace?: boolean;
 }
 
+/** Labels, inputs and sum of a batch. */
 export interface MultiscaleResult {
   /** Labels u8 of all scales, [B, L, D]: the bits of the residual before they are inverted. */
   readonly bits_BLD: Tensor;

@@ -7,6 +7,7 @@ import { refuseGradient } from './record.js';
 import { run, shaped } from './run.js';
 import { cat, reshape } from './shape.js';
 
+/** Settings of one update. */
 export interface AdamwOptions {
   readonly lr: number;
   readonly beta1: number;

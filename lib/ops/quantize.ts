@@ -33,6 +33,7 @@ export function signQuantize(z: Tensor, magnitude: number, gradientScale = 1): {
   return { codes: codes!, bits: bits! };
 }
 
+/** A quantised tensor in its three forms. */
 export interface Quantized {
   /** What was quantised: the input, normalised where the quantiser does that. */
   readonly z: Tensor;
@@ -61,6 +62,7 @@ export function lfqQuantize(x: Tensor, options: { scale?: number; spherical?: bo
   });
 }
 
+/** What training adds to a quantiser's loss, before any weights. */
 export interface Penalties {
   /** Mean over tokens of the entropy of a token's own distribution over codes, nats, []: small when bits are decided. */
   readonly perSampleEntropy: Tensor;

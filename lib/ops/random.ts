@@ -10,6 +10,7 @@ import { checkShapes } from './check.js';
 import { Op } from './generated.js';
 import { run } from './run.js';
 
+/** What a draw depends on, and the type it comes in. */
 export interface DrawKey {
   /** 64 bits: a bigint, or a safe integer, from 0. */
   readonly seed: bigint | number;

@@ -82,6 +82,7 @@ class T5Block extends Module {
   }
 }
 
+/** Token ids to one row of features a token. */
 export class T5Encoder extends Module {
   private readonly shared: Tensor;
   private readonly relativeBias: Tensor;

@@ -1,6 +1,7 @@
 /** Configuration and position buckets of the T5 encoder, under the names of the Hugging Face config.json. */
 import { describe, InfinityError } from '../errors.js';
 
+/** Widths and depths of the encoder. */
 export interface T5Config {
   readonly d_model: number;
   /** Channels of one head; num_heads · d_kv need not be d_model. */

@@ -14,6 +14,7 @@ export interface Encoding {
   readonly fullLength: number;
 }
 
+/** A unigram tokenizer as a `tokenizer.json` describes it. */
 export class TextTokenizer {
   /** The description this tokenizer was built from, for writing it into a checkpoint. */
   readonly json: TokenizerJson;

@@ -7,6 +7,7 @@ import { expectTokenizer, type UnigramJson } from './tokenizer_json.js';
 /** An unknown character costs this much more than the least probable piece. */
 const UNKNOWN_PENALTY = 10;
 
+/** A vocabulary of pieces with their log probabilities. */
 export class UnigramModel {
   readonly pieces: readonly string[];
   readonly unknownId: number;

@@ -7,6 +7,7 @@ import type { AutoencoderConfig } from './config.js';
 import { Decoder } from './decoder.js';
 import { Encoder } from './encoder.js';
 
+/** Encoder and decoder; the quantiser between them has no weights. */
 export class Autoencoder extends Module {
   readonly encoder: Encoder;
   readonly decoder: Decoder;

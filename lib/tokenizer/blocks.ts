@@ -68,6 +68,7 @@ export class Normalize extends Module {
   }
 }
 
+/** x + conv(swish(norm(conv(swish(norm(x)))))), with a 1×1 convolution beside it where the width changes. */
 export class ResnetBlock extends Module {
   private readonly norm1: Normalize;
   private readonly conv1: Conv;

@@ -1,6 +1,7 @@
 /** The visual tokenizer's configuration, as it stands in `vae/config.json` of a checkpoint. */
 import { InfinityError } from '../errors.js';
 
+/** Widths and depths of encoder and decoder. */
 export interface AutoencoderConfig {
   /** Bits per latent position, d. */
   readonly codebook_dim: number;

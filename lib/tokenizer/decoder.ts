@@ -10,6 +10,7 @@ interface Level {
   readonly upsample: Upsample | undefined;
 }
 
+/** The encoder's mirror image, with one residual block more at each level. */
 export class Decoder extends Module {
   private readonly convIn: Conv;
   private readonly mid: readonly [ResnetBlock, ResnetBlock];

@@ -9,6 +9,7 @@ interface Level {
   readonly downsample: Downsample | undefined;
 }
 
+/** Levels of residual blocks, the first of which halve the extents, then two blocks at the latent grid. */
 export class Encoder extends Module {
   private readonly convIn: Conv;
   private readonly down: readonly Level[];

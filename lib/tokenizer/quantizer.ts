@@ -20,6 +20,7 @@ import type { ScaleSchedule } from './schedule.js';
 
 const LAYER_NORM_EPS = 1e-6;
 
+/** Options of the official quantiser; those of inference need `codebookDim` alone. */
 export interface QuantizerConfig {
   /** Bits of a latent position, d. */
   readonly codebookDim: number;
@@ -43,6 +44,7 @@ export interface QuantizerConfig {
   readonly inverseTemperature?: number;
 }
 
+/** What differs from step to step. */
 export interface QuantizerTrainOptions {
   /** Scales that are left out of this step; at least one must stay. See `droppedScales`. */
   readonly dropped?: readonly boolean[];
@@ -51,6 +53,7 @@ export interface QuantizerTrainOptions {
   readonly tap?: Tap;
 }
 
+/** What a training step needs of the quantiser. */
 export interface QuantizerTrainResult {
   readonly quantized: Tensor;
   /** Mean of `losses`, []. */

@@ -15,6 +15,7 @@ export { TransformerTrainer, type TransformerTrainingConfig } from './transforme
 
 export type TrainingKind = 'tokenizer' | 'transformer';
 
+/** What a training starts from. */
 export interface OpenTrainingOptions {
   /** A parsed config file; see `models/shapes/train`. */
   readonly config: unknown;

@@ -9,6 +9,7 @@ import { RandomStream, uniformDraw } from '../philox.js';
 import { scope, type Tensor } from '../tensor.js';
 import { patchifySchedule, type ScaleSchedule } from '../tokenizer/schedule.js';
 
+/** How much noise, in which scales, and what it touches. */
 export interface SelfCorrectionConfig {
   /** Scales from the first that get noise; official 13 (all of the largest schedule), 0 switches it off. */
   readonly layers: number;
@@ -28,6 +29,7 @@ export interface StepDraws {
   readonly firstSample?: number;
 }
 
+/** Draws of another implementation, for comparison. */
 export interface RecordedDraws {
   /** Percent of inverted bits of every noisy scale, integers from 0. */
   readonly percents: readonly number[];
@@ -35,6 +37,7 @@ export interface RecordedDraws {
   readonly flips: Tensor;
 }
 
+/** Inputs and labels of the transformer for one batch. */
 export interface SelfCorrected {
   /** The running sum on the grid of every scale but the first, [B, L - L_0, D]; null for a single scale. */
   readonly inputs_BLD: Tensor | null;
@@ -46,6 +49,7 @@ export interface SelfCorrected {
   readonly trace?: { readonly residual_BLd: Tensor; readonly noisy_BLd: Tensor };
 }
 
+/** Makes training batches of the transformer from the features of the frozen tokenizer. */
 export class BitwiseSelfCorrection {
   constructor(readonly config: SelfCorrectionConfig) {
     const { layers, strength } = config;

@@ -62,6 +62,7 @@ export interface BlockCondition {
   readonly text: TextKeysValues;
 }
 
+/** What a block knows of the scale it is run for. */
 export interface BlockContext extends SelfAttentionContext {
   /** i32 [B, 1, 2]: the text rows of each sample. */
   readonly textRange: Tensor;
@@ -71,6 +72,7 @@ export interface BlockContext extends SelfAttentionContext {
   readonly tap?: Tap;
 }
 
+/** Self attention, cross attention and feed-forward, each added to the residual stream; the first and last are modulated. */
 export class CrossAttnBlock extends Module {
   private readonly adaGss: Tensor | null;
   private readonly adaLin: Linear | null;

@@ -20,6 +20,7 @@ export function perScale(name: string, value: PerScale, scales: number, positive
   return list;
 }
 
+/** Where guidance acts, and how far unconditional samples have to run for it. */
 export class Guidance {
   /** Scales up to this one run unconditional samples beside the conditional ones; −1 for none. */
   readonly lastGuidedScale: number;

@@ -40,6 +40,7 @@ class AdaLNBeforeHead extends Module {
   }
 }
 
+/** How the tokens and bits are weighed. */
 export interface BitLossOptions {
   readonly schedule: ScaleSchedule;
   /** Weigh tokens so that the total weight of a scale grows with the square root of its area; otherwise all alike. */
@@ -60,6 +61,7 @@ export function tokenWeights(schedule: ScaleSchedule, reweight: boolean): Float6
   return Float64Array.from(weights, (w) => w / sum);
 }
 
+/** Modulated norm and classifier: [B, L, C] -> two logits a bit, or their loss. */
 export class BitHead extends Module {
   private readonly norm: AdaLNBeforeHead;
   private readonly hidden: Linear | null;

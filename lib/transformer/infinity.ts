@@ -23,6 +23,7 @@ export const MAX_SCALES = 15;
 /** Buffers of old training checkpoints that hold no weights. */
 const LEGACY_BUFFERS = ['lvl_1L', 'attn_bias_for_masking', 'Infinity_visible_kvlen', 'Infinity_invisible_qlen'];
 
+/** What teacher forcing needs besides the inputs. */
 export interface ForwardOptions {
   readonly text: TextFeatures;
   readonly schedule: ScaleSchedule;
@@ -38,6 +39,7 @@ export interface ForwardOptions {
   readonly tap?: Tap;
 }
 
+/** All parameters of the transformer, and the computations that training and drawing are made of. */
 export class InfinityTransformer extends Module {
   readonly text: TextConditioner;
   readonly blocks: readonly CrossAttnBlock[];

@@ -4,6 +4,7 @@ import { kvAppend } from '../ops/attention.js';
 import { cat } from '../ops/shape.js';
 import { Tensor, unscoped } from '../tensor.js';
 
+/** Extents of the cache. */
 export interface KvCacheOptions {
   readonly blocks: number;
   /** Samples that run, unconditional ones included. */
@@ -13,6 +14,7 @@ export interface KvCacheOptions {
   readonly width: number;
 }
 
+/** Memory of one request; dispose it with the request. */
 export class KvCache {
   private readonly keys: Tensor[] = [];
   private readonly values: Tensor[] = [];

@@ -12,6 +12,7 @@ import { paddedLength, type ScaleSchedule, scaleOffsets } from '../tokenizer/sch
  */
 export type RopeMode = 0 | 1 | 2;
 
+/** What a rotary table depends on. */
 export interface Rope2dOptions {
   /** Channels of one head, a multiple of 4. */
   readonly headDim: number;

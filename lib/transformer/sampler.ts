@@ -18,6 +18,7 @@ import { type InfinityTransformer, MAX_SCALES } from './infinity.js';
 import { KvCache } from './kv_cache.js';
 import type { TextFeatures } from './text.js';
 
+/** One request: what to draw, and how. */
 export interface SampleOptions {
   readonly text: TextFeatures;
   /** Prompts to guide away from, one a picture; by default the learned unconditional text. */

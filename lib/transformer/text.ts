@@ -28,6 +28,7 @@ export interface TextRows {
   readonly own: number;
 }
 
+/** What the blocks know of the prompts. */
 export interface TextCondition {
   /** The pooled prompts. */
   readonly cond_BC: Tensor;
@@ -37,6 +38,7 @@ export interface TextCondition {
   readonly textRange: Tensor;
 }
 
+/** Norm, attentive pooling and the projection for cross attention, with the learned "no text". */
 export class TextConditioner extends Module {
   /** Learned text features that stand for "no prompt": the first n rows replace a prompt of n rows. */
   private readonly cfgUncond: Tensor;
