@@ -23,6 +23,8 @@ export interface ConvOptions {
 const MAX_KERNEL = 8;
 /** Every instruction set pads to at most this many columns. */
 const PACKED_COLUMNS = 16;
+/** Channels are packed in chunks of so many, or of four where there are no more. */
+const PACKED_CHANNELS = 16;
 
 /** Weights laid out for one kind of convolution, for inference: see `packConv` and `packUpsampleConv`. */
 export class PackedConv {
@@ -45,7 +47,8 @@ function pack(w: Tensor, upsample: boolean, dtype: 'f32' | 'bf16'): PackedConv {
   checkShapes('pack_conv2d', w.rank === 4 && (!upsample || isThreeByThree(w.shape)), 'weights [O, C, kh, kw]', w);
   const [O, C, kh, kw] = w.shape as [number, number, number, number];
   const rows = Math.ceil(O / PACKED_COLUMNS) * PACKED_COLUMNS;
-  const shape = upsample ? [4 * rows, 4 * C] : [rows, C * kh * kw];
+  const channels = C <= 4 ? 4 : Math.ceil(C / PACKED_CHANNELS) * PACKED_CHANNELS;
+  const shape = upsample ? [4 * rows, 4 * channels] : [rows, channels * kh * kw];
   const op = upsample ? Op.packUpsampleConv2d : Op.packConv2d;
   const [packed] = run(op, [w], [{ dtype: w.dtype === 'f64' ? 'f64' : dtype, shape }]);
   return new PackedConv(packed!, w.shape, upsample);

@@ -130,7 +130,6 @@ void outerProduct(Pool& pool, int64_t R, const Rows& y, int64_t M, const Columns
                   float* partial, float* sums, void* memory) {
   // Blocks of about equal size; more than necessary when the threads need them, which changes nothing in the result.
   const auto least = [](int64_t a, int64_t b) { return a < b ? a : b; };
-  const auto ceilDiv = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   const auto widthOf = [&](int64_t blocks) { return ceilDiv(ceilDiv(N, blocks), kNR) * kNR; };
   int64_t mBlocks = ceilDiv(M, kOuterRows), nBlocks = ceilDiv(N, kOuterColumns);
   while (pool.threads() > 1 && segments.count * mBlocks * nBlocks < 2 * pool.threads()) {
@@ -176,6 +175,23 @@ inline Segments segmentsOf(int64_t R, int64_t M, int64_t N) {
   if (count < 1) count = 1;
   const int64_t rows = ((R + count - 1) / count + kKC - 1) / kKC * kKC;
   return {(R + rows - 1) / rows, rows};
+}
+
+// ---- dW = dyᵀ·x [N, K] and db = Σ dy [N] over R rows
+
+inline size_t weightGradientBytes(int threads, int64_t R, int64_t N, int64_t K) {
+  return outerScratch(threads) + segmentsOf(R, N, K).count * N * (K + 1) * sizeof(float);
+}
+inline void weightGradient(Pool& pool, int64_t R, const float* dy, int64_t N, const float* x, int64_t K, float* dw,
+                           float* db, void* scratch) {
+  const Segments segments = segmentsOf(R, N, K);
+  const bool direct = segments.count == 1;
+  float* partial = direct ? dw : reinterpret_cast<float*>(static_cast<char*>(scratch) + outerScratch(pool.threads()));
+  float* sums = direct ? db : partial + segments.count * N * K;
+  outerProduct(pool, R, MatrixRowPointers{dy, N}, N, MatrixColumns{x, K}, K, segments, partial, sums, scratch);
+  if (direct) return;
+  addPartials(pool, partial, segments.count, N * K, dw);
+  addPartials(pool, sums, segments.count, N, db);
 }
 
 }  // namespace

@@ -7,6 +7,8 @@
 namespace infinity::INFINITY_ISA {
 namespace {
 
+constexpr int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 /// A packed matrix of K rows and N columns, f32 or bf16.
 template <class B>
 struct Panels {
@@ -24,6 +26,9 @@ inline int64_t packedElements(int64_t K, int64_t N) {
   const int64_t rest = N % kNR;
   return K * (N / kNR * kNR + (rest == 0 ? 0 : rest > kLanes ? kNR : kLanes));
 }
+
+/// Bytes of the same in f32, whole cache lines.
+inline size_t panelBytes(int64_t K, int64_t N) { return ceilDiv(packedElements(K, N), 16) * 64; }
 
 INFINITY_INLINE float asFloat(float x) { return x; }
 INFINITY_INLINE float asFloat(uint16_t x) { return fromBf16(x); }

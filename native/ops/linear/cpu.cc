@@ -21,8 +21,6 @@ void runLinear(const KernelArgs& a, const Panels<B>& weights, bool applyGelu) {
   }
 }
 
-size_t panelBytes(int64_t K, int64_t N) { return packedElements(K, N) * sizeof(float); }
-
 // Weights as they lie, [N, K] in f32 or bf16: panels of f32 in scratch.
 size_t linearPlan(const KernelArgs& a) { return panelBytes(a.in[0].cols(), a.out[0].cols()); }
 void linearKernel(const KernelArgs& a) {
@@ -85,25 +83,11 @@ void linearBackwardInputReferenceKernel(const KernelArgs& a) {
 
 // in: dy [.., N], x [.., K]; out: dW [N, K], db [N]
 size_t linearBackwardWeightPlan(const KernelArgs& a) {
-  const int64_t N = a.in[0].cols(), K = a.in[1].cols();
-  const Segments segments = segmentsOf(a.in[0].rows(), N, K);
-  return outerScratch(a.pool->threads()) + segments.count * N * (K + 1) * sizeof(float);
+  return weightGradientBytes(a.pool->threads(), a.in[0].rows(), a.in[0].cols(), a.in[1].cols());
 }
 void linearBackwardWeightKernel(const KernelArgs& a) {
-  const int64_t R = a.in[0].rows(), N = a.in[0].cols(), K = a.in[1].cols();
-  const Segments segments = segmentsOf(R, N, K);
-  float* dw = a.out[0].as<float>();
-  float* db = a.out[1].as<float>();
-  const bool direct = segments.count == 1;
-  float* partial =
-      direct ? dw : reinterpret_cast<float*>(static_cast<char*>(a.scratch) + outerScratch(a.pool->threads()));
-  float* sums = direct ? db : partial + segments.count * N * K;
-  outerProduct(*a.pool, R, MatrixRowPointers{a.in[0].as<float>(), N}, N, MatrixColumns{a.in[1].as<float>(), K}, K,
-               segments, partial, sums, a.scratch);
-  if (!direct) {
-    addPartials(*a.pool, partial, segments.count, N * K, dw);
-    addPartials(*a.pool, sums, segments.count, N, db);
-  }
+  weightGradient(*a.pool, a.in[0].rows(), a.in[0].as<float>(), a.in[0].cols(), a.in[1].as<float>(), a.in[1].cols(),
+                 a.out[0].as<float>(), a.out[1].as<float>(), a.scratch);
 }
 void linearBackwardWeightReferenceKernel(const KernelArgs& a) {
   linearBackwardWeightReference(a.in[0], a.in[1], a.out[0], a.out[1]);
