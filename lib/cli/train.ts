@@ -34,13 +34,21 @@ async function train(kind: TrainingKind, flags: Flags): Promise<void> {
     ...(flags.tokenizer === undefined ? {} : { tokenizer: flags.tokenizer }),
     ...(flags.threads === undefined ? {} : { threads: flags.threads }),
   });
+  const exported = join(flags.out, 'checkpoint');
   try {
-    for await (const event of training.run({ directory: flags.out, signal })) {
-      if (event.step % flags.logEvery !== 0 && !event.saved) continue;
-      print(flags.json === true, event, () => line(event));
+    // With every saved state goes a checkpoint that draws: a run can be looked at, and gone on from, at any time.
+    let current = false;
+    try {
+      for await (const event of training.run({ directory: flags.out, signal })) {
+        current = event.saved !== undefined;
+        if (current) await training.export(exported);
+        if (event.step % flags.logEvery === 0 || event.saved) print(flags.json === true, event, () => line(event));
+      }
+    } catch (error) {
+      if (signal.aborted) await training.export(exported);
+      throw error;
     }
-    const exported = join(flags.out, 'checkpoint');
-    await training.export(exported);
+    if (!current) await training.export(exported);
     print(flags.json === true, { exported }, () => `exported ${exported}`);
   } finally {
     training.dispose();
