@@ -42,7 +42,9 @@ const products = [
 
 /** Pictures and weights of a small autoencoder at batch 16. */
 const convolutions: readonly [Shape, Shape, ConvOptions | 'upsample'][] = [
-  [[16, 64, 64, 3], [32, 3, 3, 3], same],
+  [[16, 64, 64, 3], [16, 3, 3, 3], same],
+  [[16, 64, 64, 16], [16, 16, 3, 3], same],
+  [[16, 64, 64, 16], [3, 16, 3, 3], same],
   [[16, 64, 64, 32], [32, 32, 3, 3], same],
   [[16, 64, 64, 32], [64, 32, 3, 3], down],
   [[16, 32, 32, 64], [64, 64, 3, 3], same],
@@ -50,7 +52,6 @@ const convolutions: readonly [Shape, Shape, ConvOptions | 'upsample'][] = [
   [[16, 8, 8, 128], [128, 128, 3, 3], same],
   [[16, 16, 16, 128], [128, 128, 1, 1], {}],
   [[16, 32, 32, 64], [64, 64, 3, 3], 'upsample'],
-  [[16, 64, 64, 32], [3, 32, 3, 3], same],
   [[1, 64, 64, 32], [32, 32, 3, 3], same],
 ];
 

@@ -208,6 +208,8 @@ inline void convolveGradient(Pool& pool, const Picture& dy, const Placement& at,
   const int64_t perBlock = ceilDiv(ceilDiv(layout.O, blocks), kGradMR) * kGradMR;
   const int64_t tilesX = ceilDiv(at.columns, layout.tile.columns), tilesY = ceilDiv(at.rows, layout.tile.rows);
   const Band band = layout.tile.band(phase, inStep, x.C);
+  // Four vectors are two and two rather than three and one.
+  const int64_t together = ceilDiv(layout.width / kLanes, ceilDiv(layout.width / kLanes, kGradVN));
   const auto least = [](int64_t a, int64_t b) { return a < b ? a : b; };
   const size_t bytes = gradientScratch(layout, inStep, phase, x.C);
   parallelForWithMemory(pool, layout.segments.count * groups * blocks, memory, bytes, [&](int64_t t, void* mine) {
@@ -240,8 +242,8 @@ inline void convolveGradient(Pool& pool, const Picture& dy, const Placement& at,
             const float* from = copy + (c - c0) * band.chunkStride() + ky * band.rowStride();
             float* to = out + (c * layout.rows + ky) * layout.width;
             for (int j = 0; j < h; ++j) outRows[j] = to + (o + j) * layout.columns();
-            for (int64_t j = 0; j < layout.width; j += kGradVN * kLanes) {
-              const int vectors = static_cast<int>(least(kGradVN, (layout.width - j) / kLanes));
+            for (int64_t j = 0; j < layout.width; j += together * kLanes) {
+              const int vectors = static_cast<int>(least(together, (layout.width - j) / kLanes));
               gradKernelFor(h, vectors)(pixels, gradient + o, from + j, tile);
               storeTile(tile, h, vectors, j, layout.width, outRows, 0, i == first, false, AddBias{nullptr});
             }
