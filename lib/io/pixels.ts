@@ -8,10 +8,10 @@ export interface Pixels {
 }
 
 /**
- * Bytes to the model's range: float32(v / 255) * 2 - 1, [height, width, 3].
+ * Bytes to the model's range: float32(v / 255) * 2 - 1, in the order of `data`.
  * Source: Infinity, infinity/dataset/dataset_t2i_iterable.py (transform).
  */
-export function toSignedFloat({ data }: Pixels): Float32Array {
+export function toSignedFloat(data: Uint8Array): Float32Array {
   const table = Float32Array.from({ length: 256 }, (_, v) => Math.fround(v / 255) * 2 - 1);
   const values = new Float32Array(data.length);
   for (let i = 0; i < data.length; i++) values[i] = table[data[i]!]!;

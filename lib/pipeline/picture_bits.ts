@@ -54,7 +54,7 @@ export async function encodePicture(model: Model, pixels: Pixels, choice: SizeCh
   const [height, width] = choice.size;
   const schedule = latentSchedule(model, choice);
   const bits = job.submit(() => {
-    const image_BHWC = Tensor.from(toSignedFloat(pixels), [1, height, width, 3], 'f32', autoencoder.device);
+    const image_BHWC = Tensor.from(toSignedFloat(pixels.data), [1, height, width, 3], 'f32', autoencoder.device);
     return new MultiScaleQuantizer({ codebookDim: dim }).encode(autoencoder.encode(image_BHWC), schedule);
   });
   try {

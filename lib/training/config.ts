@@ -119,6 +119,25 @@ export function checkRunConfig<T extends RunConfig>(config: unknown, own: readon
   return config as unknown as T;
 }
 
+/**
+ * Reads a part of the config that checkpoints hold as well. Their readers speak of a damaged checkpoint.
+ * @throws InfinityError INVALID_ARGUMENT naming the part
+ */
+export function readPart<T>(field: string, read: () => T): T {
+  try {
+    return read();
+  } catch (cause) {
+    if (!(cause instanceof InfinityError)) throw cause;
+    const said = cause.cure ? cause.message.slice(0, -cause.cure.length - 1) : cause.message;
+    throw new InfinityError('INVALID_ARGUMENT', `'${field}' of the training config: ${said}`, {
+      value: cause.value,
+      fields: { field, ...cause.fields },
+      cure: 'Correct that field; docs/training.md explains each.',
+      cause,
+    });
+  }
+}
+
 /** @throws InfinityError INVALID_ARGUMENT unless the finest grid of the tokenizer covers a picture of the dataset */
 export function checkPictureSize({ size }: DatasetSpec, schedule: ScaleSchedule, patchSize: number): void {
   const [height, width] = pixelSize(schedule, patchSize);

@@ -50,6 +50,9 @@ export interface RunOptions {
   readonly signal?: AbortSignal;
 }
 
+/** Fields that may change between two parts of a run: they do not touch the weights. */
+const FREE = ['save_every', 'generation'];
+
 async function snapshot(trainee: Trainee): Promise<Map<string, HostTensor>> {
   const tensors = new Map<string, HostTensor>();
   const add = async (name: string, t: Tensor): Promise<void> => {
@@ -93,7 +96,7 @@ export async function* runTraining(
   const resumed = await loadRunState(directory);
   let step = 0;
   if (resumed) {
-    checkSameConfig(resumed.config, config, ['save_every']);
+    checkSameConfig(resumed.config, config, FREE);
     restore(trainee, resumed.tensors, resumed.step);
     step = resumed.step;
   }

@@ -5,6 +5,7 @@
 import type { Batch } from '../data/batch.js';
 import type { Device } from '../device.js';
 import { type Checkpoint, writeCheckpoint } from '../io/checkpoint.js';
+import { toSignedFloat } from '../io/pixels.js';
 import { placed } from '../nn/module.js';
 import { add, scale } from '../ops/elementwise.js';
 import { l1Loss, l2Loss } from '../ops/loss.js';
@@ -15,7 +16,7 @@ import { Autoencoder } from '../tokenizer/autoencoder.js';
 import { type AutoencoderConfig, parseAutoencoderConfig } from '../tokenizer/config.js';
 import { droppedScales, MultiScaleQuantizer } from '../tokenizer/quantizer.js';
 import { isGrids, parseGrids, type ScaleSchedule } from '../tokenizer/schedule.js';
-import { checkPictureSize, checkRunConfig, number, object, type Rule, type RunConfig } from './config.js';
+import { checkPictureSize, checkRunConfig, number, object, type Rule, type RunConfig, readPart } from './config.js';
 import { exportWeights, loadComponent } from './export_checkpoint.js';
 import { AdamW, type StepRates } from './optimizer.js';
 import { type RunOptions, runTraining, type StepEvent, type StepNumbers, type Trainee } from './run.js';
@@ -47,9 +48,7 @@ const RULES: readonly Rule[] = [
 
 /** Bytes of a batch to pictures in [-1, 1]. */
 export function picturesOf(batch: Batch, height: number, width: number, device: Device): Tensor {
-  const values = new Float32Array(batch.pixels.length);
-  for (let i = 0; i < values.length; i++) values[i] = (batch.pixels[i]! / 255) * 2 - 1;
-  return Tensor.from(values, [batch.captions.length, height, width, 3], 'f32', device);
+  return Tensor.from(toSignedFloat(batch.pixels), [batch.captions.length, height, width, 3], 'f32', device);
 }
 
 /** One training of the visual tokenizer: its networks, its optimizer and its step. */
@@ -81,7 +80,7 @@ export class TokenizerTrainer implements Trainee {
     { device, init }: { device: Device; init?: Checkpoint | undefined },
   ): Promise<TokenizerTrainer> {
     const config = checkRunConfig<TokenizerTrainingConfig>(json, RULES);
-    const autoencoderConfig = parseAutoencoderConfig(config.autoencoder);
+    const autoencoderConfig = readPart('autoencoder', () => parseAutoencoderConfig(config.autoencoder));
     checkPictureSize(config.dataset, parseGrids(config.schedule), autoencoderConfig.patch_size);
     const autoencoder = placed({ device }, () => new Autoencoder(autoencoderConfig));
     if (init) await loadComponent(autoencoder, init, 'vae');

@@ -21,7 +21,16 @@ import { parseAutoencoderConfig } from '../tokenizer/config.js';
 import { parseGrids, type ScaleSchedule, scaleOffsets, tokenCount } from '../tokenizer/schedule.js';
 import { dropPathRates, type InfinityConfig, parseInfinityConfig, tokenBits } from '../transformer/config.js';
 import { InfinityTransformer } from '../transformer/infinity.js';
-import { checkPictureSize, checkRunConfig, integer, number, object, type Rule, type RunConfig } from './config.js';
+import {
+  checkPictureSize,
+  checkRunConfig,
+  integer,
+  number,
+  object,
+  type Rule,
+  type RunConfig,
+  readPart,
+} from './config.js';
 import { exportWeights, loadComponent } from './export_checkpoint.js';
 import { AdamW, type StepRates } from './optimizer.js';
 import { type RunOptions, runTraining, type StepEvent, type StepNumbers, type Trainee } from './run.js';
@@ -57,7 +66,7 @@ const RULES: readonly Rule[] = [
 
 /** The checked configuration. The reader of checkpoints passes over options that it does not know; a training must not. */
 function transformerConfig(given: object, derived: Partial<InfinityConfig>): InfinityConfig {
-  const config = parseInfinityConfig({ ...given, ...derived });
+  const config = readPart('transformer', () => parseInfinityConfig({ ...given, ...derived }));
   for (const [option, value] of Object.entries(given)) {
     if (option in derived)
       invalidArgument(
@@ -75,11 +84,18 @@ interface Parts {
   readonly config: TransformerTrainingConfig;
   readonly autoencoder: Autoencoder;
   readonly vae: Component;
+  /** Part of the run's state: bits of another tokenizer mean nothing to this transformer. */
+  readonly tokenizerDigest: string;
   readonly transformer: InfinityTransformer;
   readonly textEncoder: T5Encoder;
   readonly textTokenizer: TextTokenizer;
   readonly schedule: ScaleSchedule;
   readonly device: Device;
+}
+
+function digestOf({ index }: Checkpoint): string {
+  const files = Object.entries(index.files).filter(([name]) => name.startsWith('vae/'));
+  return files.map(([name, { sha256 }]) => `${name} ${sha256}`).join(', ');
 }
 
 const TEXT_PREFIX = 'text_encoder.';
@@ -128,10 +144,22 @@ export class TransformerTrainer implements Trainee {
         }),
       );
       const textEncoder = new T5Encoder(
-        parseT5Config({ ...config.text_encoder, vocab_size: textTokenizer.vocabularySize }),
+        readPart('text_encoder', () =>
+          parseT5Config({ ...config.text_encoder, vocab_size: textTokenizer.vocabularySize }),
+        ),
       );
       const autoencoder = new Autoencoder(autoencoderConfig);
-      return { config, autoencoder, vae, transformer, textEncoder, textTokenizer, schedule, device };
+      return {
+        config,
+        autoencoder,
+        vae,
+        tokenizerDigest: digestOf(tokenizer),
+        transformer,
+        textEncoder,
+        textTokenizer,
+        schedule,
+        device,
+      };
     });
     await loadComponent(parts.autoencoder, tokenizer, 'vae');
     parts.autoencoder.freeze('f32');
@@ -155,7 +183,9 @@ export class TransformerTrainer implements Trainee {
   }
 
   run(options: RunOptions): AsyncGenerator<StepEvent> {
-    return runTraining(this, this.parts.config, options);
+    const { config, tokenizerDigest: tokenizer } = this.parts;
+    const state = { ...config, tokenizer };
+    return runTraining(this, state, options);
   }
 
   async step(batch: Batch, step: number, rates: StepRates): Promise<StepNumbers> {

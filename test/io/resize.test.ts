@@ -46,7 +46,7 @@ describe('picture preparation', () => {
     const { shape, data } = tensor('out.b.crop_u8');
     const [height, width] = shape;
     const expected = toFloat32(tensor('out.b.tensor'));
-    const got = toSignedFloat({ width, height, data });
+    const got = toSignedFloat(data);
     for (let i = 0; i < height * width; i++) {
       for (let c = 0; c < 3; c++) assert.equal(got[i * 3 + c], expected[c * height * width + i]);
     }
@@ -129,7 +129,7 @@ describe('picture preparation', () => {
 
   it('bytes survive the way into the value range and back', () => {
     const all = picture(256, 1, (x) => x);
-    const values = toSignedFloat(all);
+    const values = toSignedFloat(all.data);
     assert.equal(values[0], -1);
     assert.equal(values.at(-1), 1);
     // Truncation may lose one step to rounding, never more.

@@ -137,6 +137,25 @@ describe('training', () => {
     assert.deepEqual(await readdir(directory), ['state-00000003.safetensors']);
   });
 
+  it('refuses to resume with another tokenizer; defaults of generation may change', async () => {
+    const directory = join(root, 'other-tokenizer');
+    const other = join(root, 'another-tokenizer');
+    await using(await open('tokenizer', { seed: 4 }), (t) => t.export(other));
+    await using(await open('transformer'), (t) => runSome(t, directory, 2));
+    const config = { ...transformerConfig, generation: { guidance: 4 } };
+    await using(await openTraining('transformer', { config, tokenizer: other }), (t) =>
+      assert.rejects(
+        runSome(t, directory),
+        (e: unknown) =>
+          e instanceof InfinityError && e.code === 'CHECKPOINT_CONFIG_MISMATCH' && e.fields.field === 'tokenizer',
+      ),
+    );
+    const events = await using(await openTraining('transformer', { config, tokenizer }), (t) =>
+      runSome(t, directory, 3),
+    );
+    assert.equal(events[0]!.step, 3);
+  });
+
   it('falls back to the state before a damaged one', async () => {
     const directory = join(root, 'damaged');
     await using(await open('tokenizer'), (t) => runSome(t, directory, 4));
@@ -176,6 +195,8 @@ describe('training', () => {
       ['tokenizer', { schedule: '1 2 four' }, /schedule/],
       ['tokenizer', { schedule: '1 2 8' }, /dataset\.size/],
       ['tokenizer', { scale_dropout: 1.5 }, /scale_dropout/],
+      ['tokenizer', { autoencoder: { ...tokenizerConfig.autoencoder, patch_size: 3 } }, /'autoencoder'.*patch_size/],
+      ['transformer', { text_encoder: { d_model: 128 } }, /'text_encoder'.*d_kv/],
       ['tokenizer', { text_dropout: 0.1 }, /text_dropout/],
       ['transformer', { reweight: 1 }, /reweight/],
       ['transformer', { self_correction: { layers: 3, strength: 3, requant: true } }, /self_correction\.strength/],

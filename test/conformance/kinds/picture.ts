@@ -40,7 +40,7 @@ export async function preprocess(c: GoldenCase): Promise<void> {
     }
     const crop = resizeCenterCrop(picture, tgt_h, tgt_w);
     c.give(`out.${name}.crop_u8`, { shape: [tgt_h, tgt_w, 3], data: crop.data });
-    const { data, shape } = channelsFirst({ shape: [1, tgt_h, tgt_w, 3], data: toSignedFloat(crop) });
+    const { data, shape } = channelsFirst({ shape: [1, tgt_h, tgt_w, 3], data: toSignedFloat(crop.data) });
     c.give(`out.${name}.tensor`, { shape: shape.slice(1), data });
   }
 }
