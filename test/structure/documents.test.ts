@@ -1,4 +1,4 @@
-/** What the documents point at exists: relative links, and files of this repository named in code marks. */
+/** What the documents point at exists: relative links, and files of this repository. */
 import assert from 'node:assert/strict';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -16,11 +16,11 @@ function linksOf(document: string, text: string): string[] {
   return targets.filter((target) => !/^\w+:/.test(target)).map((target) => join(dirname(document), target));
 }
 
-/** Paths such as `lib/tensor.ts`; folders may be made on the way, and a placeholder (`<family>`) names no file. */
+/** Paths such as lib/tensor.ts, in code marks and in commands; folders may be made on the way. */
 function pathsOf(text: string): string[] {
-  return [...text.matchAll(/`((?:lib|native|test|scripts|models|docs|benchmarks)\/[\w./-]*\.\w+)`/g)].map(
-    ([, path]) => path!,
-  );
+  const path =
+    /(?<![\w./-])(?:lib|native|test|scripts|models|docs|benchmarks)\/[\w./-]*\.(?:ts|mjs|json|md|cc|h|def)\b/g;
+  return text.match(path) ?? [];
 }
 
 describe('documents', () => {
