@@ -1,6 +1,7 @@
 /** `train tokenizer | transformer`: runs, resumes and exports a training described by a config file. */
 import { join } from 'node:path';
 import { Command } from 'commander';
+import { invalidArgument } from '../errors.js';
 import { readConfigFile } from '../training/config.js';
 import { openTraining, type TrainingKind } from '../training/index.js';
 import type { StepEvent } from '../training/run.js';
@@ -14,6 +15,12 @@ interface Flags {
   threads?: number;
   logEvery: number;
   json?: boolean;
+}
+
+function stepsOption(text: string): number {
+  const steps = numberOption('--log-every')(text);
+  if (!Number.isInteger(steps) || steps < 1) invalidArgument('--log-every', 'a positive integer', text);
+  return steps;
 }
 
 const clock = (seconds: number): string =>
@@ -65,7 +72,7 @@ function command(kind: TrainingKind, summary: string): Command {
     )
     .option('--init <directory>', 'start from the weights of this checkpoint')
     .option('--threads <integer>', 'threads of the CPU', numberOption('--threads'))
-    .option('--log-every <steps>', 'steps between two lines', numberOption('--log-every'), 10)
+    .option('--log-every <steps>', 'steps between two lines', stepsOption, 10)
     .option('--json', 'JSON lines on stdout')
     .action((flags: Flags) => train(kind, flags));
 }
