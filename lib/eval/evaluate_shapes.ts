@@ -56,7 +56,9 @@ async function pictures(
       Array.from({ length: count }, (_, j) => sceneForPrompt(p, seed + (first + i) * count + j)),
     );
     const images = scenes.map((scene) => new Image({ width, height, data: renderScene(scene, height) }));
-    return Promise.all(images.map(async (image) => (await pipe.reconstruct(image, { signal })).image));
+    const results: Image[] = [];
+    for (const image of images) results.push((await pipe.reconstruct(image, { signal })).image);
+    return results;
   }
   const { images } = await pipe.generate(
     prompts.map((p) => p.prompt),
