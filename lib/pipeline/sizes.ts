@@ -1,6 +1,7 @@
 /** The picture sizes of a checkpoint, the grids that each is predicted on, and the choice of one for a request. */
 import { InfinityError, invalidArgument } from '../errors.js';
 import {
+  isGrids,
   PIXEL_BUDGETS,
   parseGrids,
   pixelSize,
@@ -49,7 +50,8 @@ export function checkpointSizes(
 
 /** The size of a visual tokenizer that comes without a transformer. @throws InfinityError CHECKPOINT_INVALID */
 export function tokenizerSize(grids: string, patchPixels: number): SizeChoice {
-  const scales = parseGrids(grids).map((scale) => [...scale]);
+  // Text that is no list of grids is left to `validateSchedule`, which names the file.
+  const scales = isGrids(grids) ? parseGrids(grids).map((scale) => [...scale]) : grids;
   const schedule = validateSchedule(scales, 'scale_schedule of vae/config.json');
   return { size: pixelSize(schedule, patchPixels), schedule };
 }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import type { Device } from '../../lib/device.js';
-import { openTensors, readAll } from '../../lib/io/safetensors.js';
+import { readSafetensors } from '../../lib/io/safetensors.js';
 import { toFloat32 } from '../../lib/io/tensor_data.js';
 import { placed } from '../../lib/nn/module.js';
 import { bitsToCodes } from '../../lib/ops/bits.js';
@@ -77,7 +77,7 @@ for (const [isa, device] of isaDevices()) {
         });
         if (golden.has('in.x') && overrides.dim) {
           const file = requireGolden(this, `tokenizer/quant_eval_${name}.weights.safetensors`);
-          const state = await readAll(await openTensors(file));
+          const state = await readSafetensors(file);
           state.delete('lfq.mask');
           quantizer.load(new Map([...state].map(([n, t]) => [n, { shape: t.shape, data: toFloat32(t) }])));
         }
