@@ -26,7 +26,7 @@ export async function trainingConfigs(): Promise<{
 }> {
   const read = (name: string) => readConfigFile(join(MODEL, 'train', name));
   return {
-    tokenizer: (await read('tokenizer.json')) as TokenizerTrainingConfig,
+    tokenizer: (await read('tokenizer-2.json')) as TokenizerTrainingConfig,
     transformer: (await read('transformer.json')) as TransformerTrainingConfig,
   };
 }
