@@ -140,7 +140,7 @@ export function repeat0(x: Tensor, n: number): Tensor {
   });
 }
 
-/** Another type: any to f32 or f64, f32 and f64 to bf16 (to nearest, ties to even). The gradient comes back in x's type. */
+/** Another type: every type to f32 or f64, f32 and f64 to bf16 (to nearest, ties to even). The gradient comes back in x's type. */
 export function cast(x: Tensor, dtype: DType): Tensor {
   if (x.dtype === dtype) return x;
   const float = dtype === 'f32' || dtype === 'f64';
