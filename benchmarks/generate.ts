@@ -66,7 +66,7 @@ interface Measure {
 }
 
 /** What `node-infinity bench` measures of this installation. */
-async function* warm({ directory }: EmbeddedModel, { rounds = 20 }: BenchmarkOptions): AsyncGenerator<Row> {
+async function* warm({ directory }: EmbeddedModel, { rounds = 50 }: BenchmarkOptions): AsyncGenerator<Row> {
   const args = ['bench', '--json', '--rounds', String(rounds), '--model', directory, '--prompt', PROMPT];
   const { stdout } = await node([COMMAND_LINE, ...args]);
   for (const line of stdout.trim().split('\n')) {

@@ -56,7 +56,7 @@ async function* measure({ model, prompt, rounds }: Flags, signal: AbortSignal): 
 
 async function bench(flags: Flags): Promise<void> {
   if (!Number.isSafeInteger(flags.rounds) || flags.rounds < 1)
-    invalidArgument('--rounds', 'an integer from 1', flags.rounds, 'Leave it out for 20.');
+    invalidArgument('--rounds', 'an integer from 1', flags.rounds, 'Leave it out for 50.');
   const { isa, threads } = Device.default().stats();
   const machine = { cpu: cpus()[0]?.model.trim() ?? 'unknown', isa, threads, node: process.versions.node };
   if (!flags.json) print(false, machine, () => `${machine.cpu}, ${isa}, ${threads} threads, Node ${machine.node}`);
@@ -73,7 +73,7 @@ export function benchCommand(): Command {
     .description('measure how fast this installation draws')
     .option('-m, --model <directory>', 'a checkpoint (default: the embedded model)')
     .option('-p, --prompt <text>', 'what to draw', 'a red circle above a blue square')
-    .option('--rounds <integer>', 'pictures drawn warm', numberOption('--rounds'), 20)
+    .option('--rounds <integer>', 'pictures drawn warm', numberOption('--rounds'), 50)
     .option('--json', 'JSON lines on stdout')
     .action(bench);
 }

@@ -2,6 +2,7 @@
  * Drawing pictures scale by scale: cached keys and values, guidance, one draw a bit.
  * Source: Infinity, infinity/models/infinity.py (autoregressive_infer_cfg).
  */
+import { setImmediate } from 'node:timers/promises';
 import { invalidArgument } from '../errors.js';
 import type { Tap } from '../nn/module.js';
 import { bitSample, drawKeys, type UniformSource } from '../ops/bits.js';
@@ -262,9 +263,12 @@ export async function* sampleScales(
         done.catch(() => undefined);
         return done;
       });
+    // Each submission is a burst of a few hundred commands: between two of them, other events have their turn.
+    await setImmediate();
     let running = submit(0);
     for (let k = 0; k < schedule.length; k++) {
       const finished = running;
+      await setImmediate();
       if (k + 1 < schedule.length) running = submit(k + 1);
       await finished;
       signal?.throwIfAborted();

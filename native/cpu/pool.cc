@@ -4,6 +4,8 @@
 #include <immintrin.h>
 #endif
 
+#include "cpu/thread.h"
+
 namespace infinity {
 namespace {
 
@@ -73,6 +75,7 @@ void Pool::run(int64_t tiles, TileFn fn, const void* ctx) {
 }
 
 void Pool::workerLoop() {
+  yieldToEventLoop();
   insidePool = true;
   uint64_t seen = 0;
   for (;;) {

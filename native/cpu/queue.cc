@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "cpu/thread.h"
+
 namespace infinity {
 namespace {
 
@@ -78,6 +80,7 @@ void Queue::drain() {
 }
 
 void Queue::loop() {
+  yieldToEventLoop();
   Batch batch;
   for (;;) {
     {
