@@ -10,7 +10,6 @@ export {
   type Pixels,
 } from './io/index.js';
 export {
-  type BitTokens,
   type CheckpointDescription,
   describeCheckpoint,
   type GenerateOptions,
@@ -29,3 +28,4 @@ export {
   type StreamEvent,
   type StreamOptions,
 } from './pipeline/index.js';
+export { BitTokens, type BitTokensInit, type TokenizerName } from './tokenizer/bit_file.js';

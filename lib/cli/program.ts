@@ -7,6 +7,8 @@ import { ExitCode, report } from './context.js';
 
 const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   generate: async () => (await import('./generate.js')).generateCommand(),
+  encode: async () => (await import('./encode.js')).encodeCommand(),
+  decode: async () => (await import('./encode.js')).decodeCommand(),
   reconstruct: async () => (await import('./reconstruct.js')).reconstructCommand(),
   train: async () => (await import('./train.js')).trainCommand(),
   eval: async () => (await import('./evaluate.js')).evalCommand(),

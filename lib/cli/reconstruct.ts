@@ -1,6 +1,6 @@
 /** `reconstruct`: a picture through the tokenizer and back. */
 import { Command } from 'commander';
-import { formatOfPath, loadImage } from '../io/index.js';
+import { formatOfPath, loadImage, STDOUT } from '../io/index.js';
 import { InfinityPipeline } from '../pipeline/index.js';
 import { interruptSignal, print } from './context.js';
 
@@ -15,13 +15,16 @@ async function reconstruct(picture: string, flags: Flags): Promise<void> {
   formatOfPath(flags.out);
   const image = await loadImage(picture);
   await using pipe = await InfinityPipeline.fromPretrained(flags.model, { signal });
-  const { image: result, psnr, bits } = await pipe.reconstruct(image, { signal });
+  const { image: result, ...quality } = await pipe.reconstruct(image, { signal });
   await result.toFile(flags.out);
-  const value = { path: flags.out, width: result.width, height: result.height, psnr, bits };
+  if (flags.out === STDOUT) return;
+  const { width, height } = result;
+  const { psnr, ssim, bits, bitsPerPixel } = quality;
+  const measured = `${psnr.toFixed(2)} dB  SSIM ${ssim.toFixed(4)}  ${bits} bits  ${bitsPerPixel.toFixed(3)} bits a pixel`;
   print(
     flags.json === true,
-    value,
-    () => `${flags.out}  ${result.width}x${result.height}  ${psnr.toFixed(2)} dB  ${bits} bits`,
+    { path: flags.out, width, height, ...quality },
+    () => `${flags.out}  ${width}x${height}  ${measured}`,
   );
 }
 

@@ -1,4 +1,5 @@
 /** Weights of a network in a tensor source: are they all there, in the right shape and type, and what are their values. */
+import { createHash } from 'node:crypto';
 import { InfinityError } from '../errors.js';
 import type { TensorSource } from './safetensors.js';
 import { formatInfo, type TensorDType, type TensorInfo, toFloat32 } from './tensor_data.js';
@@ -67,5 +68,26 @@ export function floatWeights(source: TensorSource): FloatWeights {
   return {
     shapes: new Map(floating.map(([name, { shape }]) => [name, shape])),
     read: async (name) => toFloat32(await source.read(name)),
+  };
+}
+
+/**
+ * The same weights, and a digest of those that were read: SHA-256 over a line "name [shape] SHA-256 of the f32 values" for each,
+ * in the order of names. It is the same for every kind of file that the weights can stand in.
+ */
+export function digested(weights: FloatWeights): FloatWeights & { digest(): string } {
+  const lines = new Map<string, string>();
+  return {
+    shapes: weights.shapes,
+    read: async (name) => {
+      const values = await weights.read(name);
+      const hash = createHash('sha256').update(new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
+      lines.set(name, `${name} [${weights.shapes.get(name)?.join(', ')}] ${hash.digest('hex')}\n`);
+      return values;
+    },
+    digest: () => {
+      const sorted = [...lines.keys()].sort().map((name) => lines.get(name));
+      return createHash('sha256').update(sorted.join('')).digest('hex');
+    },
   };
 }

@@ -2,6 +2,7 @@
 
 export { type CheckpointDescription, type ComponentDescription, describeCheckpoint } from './describe_checkpoint.js';
 export type { LoadProgress } from './load.js';
+export type { LoadOptions } from './load_options.js';
 export type {
   GenerateOptions,
   PerScale,
@@ -11,11 +12,9 @@ export type {
   StreamEvent,
   StreamOptions,
 } from './options.js';
-export type { BitTokens } from './picture_bits.js';
 export {
   type GenerateResult,
   InfinityPipeline,
-  type LoadOptions,
   type PipelineInfo,
   type Reconstruction,
 } from './pipeline.js';

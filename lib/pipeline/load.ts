@@ -2,15 +2,17 @@
 import type { Device } from '../device.js';
 import { describe, InfinityError } from '../errors.js';
 import type { Checkpoint, ComponentName, Config } from '../io/checkpoint.js';
-import { checkTensors, floatWeights } from '../io/weights.js';
+import { checkTensors, digested, floatWeights } from '../io/weights.js';
 import { type Module, placed, type WeightFormat } from '../nn/module.js';
 import { T5Encoder } from '../text/t5.js';
 import { parseT5Config, type T5Config } from '../text/t5_config.js';
 import { TextTokenizer } from '../text/tokenizer.js';
 import { Autoencoder } from '../tokenizer/autoencoder.js';
+import type { TokenizerName } from '../tokenizer/bit_file.js';
 import { type AutoencoderConfig, parseAutoencoderConfig } from '../tokenizer/config.js';
 import { type InfinityConfig, parseInfinityConfig } from '../transformer/config.js';
 import { InfinityTransformer } from '../transformer/infinity.js';
+import { modelName } from './describe_checkpoint.js';
 import { checkpointSizes, type SizeChoice, tokenizerSize } from './sizes.js';
 
 export interface LoadProgress {
@@ -34,11 +36,16 @@ export interface Generator {
   readonly transformer: InfinityTransformer;
 }
 
-export interface Model {
+interface Networks {
   readonly sizes: readonly SizeChoice[];
   readonly autoencoder: Autoencoder;
   /** Absent where the checkpoint holds the visual tokenizer alone. */
   readonly generator: Generator | undefined;
+}
+
+export interface Model extends Networks {
+  /** Stands in the bits that the autoencoder makes. */
+  readonly tokenizer: TokenizerName;
 }
 
 function mismatch(message: string, value: unknown): never {
@@ -94,17 +101,27 @@ async function readConfigs(checkpoint: Checkpoint): Promise<Configs> {
   return { autoencoder, sizes: [tokenizerSize(vae.scale_schedule, autoencoder.patch_size)], generator: undefined };
 }
 
-async function fill(module: Module, checkpoint: Checkpoint, name: ComponentName, format: WeightFormat): Promise<void> {
+/** @param digest takes the digest of the weights, where it is asked for */
+async function fill(
+  module: Module,
+  checkpoint: Checkpoint,
+  name: ComponentName,
+  format: WeightFormat,
+  digest?: (sha256: string) => void,
+): Promise<void> {
   const source = await checkpoint.weights(name);
   try {
     checkTensors(source.tensors, module.stateShapes(), { name: `${name}/model.safetensors` });
-    await module.loadFrom(floatWeights(source), { freeze: format });
+    const weights = floatWeights(source);
+    const measured = digest && digested(weights);
+    await module.loadFrom(measured ?? weights, { freeze: format });
+    if (measured) digest(measured.digest());
   } finally {
     await source.close();
   }
 }
 
-function build({ autoencoder, sizes, generator }: Configs, tokenizer: TextTokenizer | undefined): Model {
+function build({ autoencoder, sizes, generator }: Configs, tokenizer: TextTokenizer | undefined): Networks {
   if (generator && tokenizer && tokenizer.vocabularySize > generator.text.vocab_size)
     mismatch(
       `The text tokenizer knows ${tokenizer.vocabularySize} tokens but the text encoder has ${generator.text.vocab_size}.`,
@@ -122,7 +139,7 @@ function build({ autoencoder, sizes, generator }: Configs, tokenizer: TextTokeni
   };
 }
 
-function networksOf({ autoencoder, generator }: Model): [ComponentName, Module][] {
+function networksOf({ autoencoder, generator }: Networks): [ComponentName, Module][] {
   if (!generator) return [['vae', autoencoder]];
   return [
     ['text_encoder', generator.textEncoder],
@@ -142,22 +159,26 @@ export async function loadModel(checkpoint: Checkpoint, options: LoadModelOption
   const tokenizer = configs.generator && (await TextTokenizer.fromFile(checkpoint.tokenizerPath));
   const model = placed({ device }, () => build(configs, tokenizer));
   const networks = networksOf(model);
+  let sha256 = '';
+  const digest = (found: string): void => {
+    sha256 = found;
+  };
   try {
     for (const [i, [component, module]] of networks.entries()) {
       signal?.throwIfAborted();
-      await fill(module, checkpoint, component, format);
+      await fill(module, checkpoint, component, format, component === 'vae' ? digest : undefined);
       onProgress?.({ component, done: i + 1, of: networks.length });
     }
     // Packing is work of the queue: who measures the first picture must not pay for it.
     await device.sync();
     signal?.throwIfAborted();
-    return model;
+    return { ...model, tokenizer: { name: modelName(checkpoint).name, sha256 } };
   } catch (error) {
     disposeModel(model);
     throw error;
   }
 }
 
-export function disposeModel(model: Model): void {
+export function disposeModel(model: Networks): void {
   for (const [, module] of networksOf(model)) module.dispose();
 }

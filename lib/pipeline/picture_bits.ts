@@ -4,6 +4,7 @@ import { Image } from '../io/image.js';
 import { type Pixels, toSignedFloat } from '../io/pixels.js';
 import { resizeCenterCrop } from '../io/resize.js';
 import { Tensor } from '../tensor.js';
+import { BitTokens, type TokenizerName } from '../tokenizer/bit_file.js';
 import { sumOfBits } from '../tokenizer/bit_tokens.js';
 import { MultiScaleQuantizer } from '../tokenizer/quantizer.js';
 import { patchifySchedule, type ScaleSchedule, sameSchedule } from '../tokenizer/schedule.js';
@@ -11,19 +12,6 @@ import { decodePictures } from './draw.js';
 import type { Job } from './job.js';
 import type { Model } from './load.js';
 import { nearestSize, type SizeChoice } from './sizes.js';
-
-/** A picture as the tokenizer keeps it: every latent position of every scale as `dim` bits. */
-export interface BitTokens {
-  /** Pixels. */
-  readonly height: number;
-  readonly width: number;
-  /** Bits of a latent position. */
-  readonly dim: number;
-  /** Grids of latent positions from coarse to fine. */
-  readonly schedule: ScaleSchedule;
-  /** 0 or 1, [rows, columns, dim] of each scale. */
-  readonly scales: readonly Uint8Array[];
-}
 
 /** Latent grids of a size. */
 function latentSchedule({ generator }: Model, { schedule }: SizeChoice): ScaleSchedule {
@@ -49,7 +37,7 @@ export function fitPicture(picture: Pixels, sizes: readonly SizeChoice[]): { pix
 
 /** Bits of a picture that has the size of `choice`. */
 export async function encodePicture(model: Model, pixels: Pixels, choice: SizeChoice, job: Job): Promise<BitTokens> {
-  const { autoencoder } = model;
+  const { autoencoder, tokenizer } = model;
   const dim = autoencoder.config.codebook_dim;
   const [height, width] = choice.size;
   const schedule = latentSchedule(model, choice);
@@ -59,42 +47,41 @@ export async function encodePicture(model: Model, pixels: Pixels, choice: SizeCh
   });
   try {
     const scales = await Promise.all(bits.map(async (tensor) => Uint8Array.from(await job.read(tensor))));
-    return { height, width, dim, schedule, scales };
+    return new BitTokens({ height, width, dim, schedule, scales, tokenizer });
   } finally {
     for (const tensor of bits) tensor.dispose();
   }
 }
 
-/** @throws InfinityError INVALID_ARGUMENT unless the bits fit a size of the model */
+/** @throws InfinityError INVALID_ARGUMENT unless this model's tokenizer made the bits, for a size of this model */
 function checkBits(model: Model, tokens: BitTokens): SizeChoice {
-  const { dim, height, width, schedule, scales } = (tokens ?? {}) as Partial<BitTokens>;
-  const d = model.autoencoder.config.codebook_dim;
-  if (dim !== d) invalidArgument('dim of the bits', String(d), dim, 'Use bits that this model encoded.');
-  const choice = model.sizes.find(({ size }) => size[0] === height && size[1] === width);
-  const known = choice && Array.isArray(schedule) && sameSchedule(schedule, latentSchedule(model, choice));
-  if (!known)
-    invalidArgument(
-      'the grids of the bits',
-      'those of a size of this model',
-      schedule,
-      'Use bits that this model encoded.',
+  if (!(tokens instanceof BitTokens))
+    invalidArgument('the bits', 'a BitTokens', tokens, 'Pass what encode() or BitTokens.fromFile() gave.');
+  const { height, width, dim, schedule, tokenizer: made } = tokens;
+  const { autoencoder, tokenizer: own, sizes } = model;
+  const called = ({ name, sha256 }: TokenizerName): string => `"${name}" (${sha256.slice(0, 12)})`;
+  if (made.sha256 !== own.sha256)
+    throw new InfinityError(
+      'INVALID_ARGUMENT',
+      `The bits were made by the tokenizer of ${called(made)}, not by that of ${called(own)}.`,
+      { value: made, cure: 'Load the checkpoint that encoded them.' },
     );
-  const fits = (bits: unknown, k: number): boolean =>
-    bits instanceof Uint8Array && bits.length === schedule[k]![1] * schedule[k]![2] * d && bits.every((b) => b <= 1);
-  if (!Array.isArray(scales) || scales.length !== schedule.length || !scales.every(fits))
-    invalidArgument(
-      'the bits',
-      '0 or 1 for every position of every scale',
-      scales,
-      'Use bits that this model encoded.',
-    );
-  return choice;
+  const choice = sizes.find(({ size }) => size[0] === height && size[1] === width);
+  if (choice && dim === autoencoder.config.codebook_dim && sameSchedule(schedule, latentSchedule(model, choice)))
+    return choice;
+  const grids = schedule.map(([, rows, columns]) => `${rows}x${columns}`).join(' ');
+  return invalidArgument(
+    'the grids of the bits',
+    'those of a size of this model',
+    `${height}x${width}: ${grids}`,
+    'Load the checkpoint that encoded them.',
+  );
 }
 
-/** The picture of bits. */
-export async function decodeBits(model: Model, tokens: BitTokens, job: Job): Promise<Image> {
+/** The picture of bits; of the first `count` scales alone, a coarser one. */
+export async function decodeBits(model: Model, tokens: BitTokens, job: Job, count?: number): Promise<Image> {
   const choice = checkBits(model, tokens);
-  const { schedule, scales, dim } = tokens;
+  const { schedule, scales, dim } = count === undefined ? tokens : tokens.prefix(count);
   const sum_1hwd = job.submit(() => {
     const { device } = model.autoencoder;
     const bits = scales.map((values, k) =>
@@ -108,11 +95,4 @@ export async function decodeBits(model: Model, tokens: BitTokens, job: Job): Pro
   } finally {
     sum_1hwd.dispose();
   }
-}
-
-/** Peak signal-to-noise ratio of two pictures of one size, dB. */
-export function psnr(a: Pixels, b: Pixels): number {
-  let squares = 0;
-  for (let i = 0; i < a.data.length; i++) squares += (a.data[i]! - b.data[i]!) ** 2;
-  return 10 * Math.log10((255 * 255 * a.data.length) / squares);
 }

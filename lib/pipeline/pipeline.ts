@@ -1,21 +1,19 @@
 /** `InfinityPipeline`: a loaded checkpoint that draws, encodes and decodes pictures. */
-import { join } from 'node:path';
 import { Device } from '../device.js';
-import { describe, InfinityError, invalidArgument } from '../errors.js';
-import { Checkpoint } from '../io/checkpoint.js';
+import { InfinityError, invalidArgument } from '../errors.js';
 import type { Image } from '../io/image.js';
+import { psnr, ssim } from '../io/picture_metrics.js';
 import type { Pixels } from '../io/pixels.js';
-import { packageRoot } from '../native.js';
+import type { BitTokens } from '../tokenizer/bit_file.js';
 import { modelName } from './describe_checkpoint.js';
 import { type DrawEvent, draw } from './draw.js';
 import { Job } from './job.js';
-import { disposeModel, type LoadProgress, loadModel, type Model } from './load.js';
+import { disposeModel, loadModel, type Model } from './load.js';
+import { checkLoadOptions, type LoadOptions, openCheckpoint } from './load_options.js';
 import {
-  checkFunction,
   checkSignal,
   GENERATE_OPTIONS,
   type GenerateOptions,
-  invalidOption,
   type Plan,
   planOf,
   previewScales,
@@ -26,21 +24,10 @@ import {
   type StreamOptions,
   samplingDefaults,
 } from './options.js';
-import { type BitTokens, decodeBits, encodePicture, fitPicture, psnr } from './picture_bits.js';
+import { decodeBits, encodePicture, fitPicture } from './picture_bits.js';
 import { PromptFeatures } from './prompt_features.js';
 import { type ModelName, type PictureSettings, settingsOf } from './settings.js';
 import type { Size } from './sizes.js';
-
-export interface LoadOptions {
-  /** Default 'auto', which is the CPU in this build. */
-  readonly device?: 'auto' | 'cpu' | undefined;
-  /** Threads of the CPU. Given, the pipeline gets a device of its own; otherwise all pipelines share one. */
-  readonly threads?: number | undefined;
-  /** How the weights are kept: 'f32' or 'bf16', which halves the memory. Arithmetic is f32. Default 'auto': f32. */
-  readonly dtype?: 'auto' | 'f32' | 'bf16' | undefined;
-  readonly signal?: AbortSignal | undefined;
-  readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
-}
 
 export interface GenerateResult {
   /** Prompt by prompt, then count. */
@@ -52,8 +39,11 @@ export interface Reconstruction {
   readonly image: Image;
   /** Against the picture as it was encoded, dB; Infinity when nothing was lost. */
   readonly psnr: number;
+  /** Structural similarity of the luma to the picture as it was encoded; 1 when nothing was lost. */
+  readonly ssim: number;
   /** How many bits stand for the picture. */
   readonly bits: number;
+  readonly bitsPerPixel: number;
 }
 
 export interface PipelineInfo extends ModelName {
@@ -64,44 +54,6 @@ export interface PipelineInfo extends ModelName {
   /** Longest prompt, end marker included; 0 where the checkpoint cannot draw. */
   readonly promptTokens: number;
   readonly defaults: SamplingDefaults | undefined;
-}
-
-const LOAD_OPTIONS = ['device', 'threads', 'dtype', 'signal', 'onProgress'];
-
-/** The checkpoint that travels inside the package. */
-export function embeddedModel(): string {
-  return join(packageRoot(), 'models', 'shapes');
-}
-
-async function openCheckpoint(source: string | undefined): Promise<Checkpoint> {
-  if (source !== undefined) return Checkpoint.open(source);
-  return Checkpoint.open(embeddedModel()).catch((cause) => {
-    if (!(cause instanceof InfinityError) || cause.code !== 'MODEL_NOT_FOUND') throw cause;
-    throw new InfinityError('MODEL_NOT_FOUND', 'This copy of the package has no embedded model.', {
-      value: embeddedModel(),
-      cure: 'Install the package again, or pass the directory of a checkpoint.',
-      cause,
-    });
-  });
-}
-
-function checkLoadOptions(source: unknown, options: LoadOptions): void {
-  if (source !== undefined && (typeof source !== 'string' || source === ''))
-    invalidArgument('the model', 'the directory of a checkpoint', source, 'Leave it out for the embedded model.');
-  refuseUnknown(options, LOAD_OPTIONS, 'fromPretrained');
-  const { device = 'auto', dtype = 'auto', signal, onProgress } = options;
-  if (device !== 'auto' && device !== 'cpu')
-    throw new InfinityError(
-      'DEVICE_UNAVAILABLE',
-      `Expected 'auto' or 'cpu' for device but received ${describe(device)}.`,
-      {
-        value: device,
-        cure: 'This build has the CPU backend only.',
-      },
-    );
-  if (!['auto', 'f32', 'bf16'].includes(dtype)) invalidOption('dtype', "'auto', 'f32' or 'bf16'", dtype);
-  checkSignal(signal);
-  checkFunction('onProgress', onProgress);
 }
 
 export class InfinityPipeline {
@@ -237,9 +189,16 @@ export class InfinityPipeline {
     });
   }
 
-  /** The picture of bits. @throws InfinityError INVALID_ARGUMENT, DISPOSED; the signal's reason */
-  async decode(bits: BitTokens, options: { readonly signal?: AbortSignal | undefined } = {}): Promise<Image> {
-    return this.work(options, (job) => decodeBits(this.model, bits, job));
+  /**
+   * The picture of bits: of all scales that they hold, or of the first ones alone, which is a coarser picture.
+   *
+   * @throws InfinityError INVALID_ARGUMENT for bits of another tokenizer or more scales than there are, DISPOSED; the signal's reason
+   */
+  async decode(
+    bits: BitTokens,
+    { scales, ...options }: { readonly scales?: number | undefined; readonly signal?: AbortSignal | undefined } = {},
+  ): Promise<Image> {
+    return this.work(options, (job) => decodeBits(this.model, bits, job, scales));
   }
 
   /** A picture through the tokenizer and back. @throws InfinityError as `encode` does */
@@ -251,7 +210,8 @@ export class InfinityPipeline {
       const { pixels, choice } = fitPicture(picture, this.model.sizes);
       const tokens = await encodePicture(this.model, pixels, choice, job);
       const image = await decodeBits(this.model, tokens, job);
-      return { image, psnr: psnr(pixels, image), bits: tokens.scales.reduce((sum, bits) => sum + bits.length, 0) };
+      const { bitCount: bits, bitsPerPixel } = tokens;
+      return { image, psnr: psnr(pixels, image), ssim: ssim(pixels, image), bits, bitsPerPixel };
     });
   }
 

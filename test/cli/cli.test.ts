@@ -110,14 +110,40 @@ describe('command line', function () {
     const reconstructed = await call(['reconstruct', picture, '-m', tiny.directory, '-o', out('s.png'), '--json']);
     const described = await call(['inspect', tiny.directory]);
     const measured = await call(['bench', '-m', tiny.directory, '--rounds', '2', '--json']);
-    const { psnr, bits, path } = JSON.parse(reconstructed.stdout);
-    assert.deepEqual([typeof psnr, bits, path], ['number', 168, out('s.png')]);
+    const { psnr, ssim, bits, bitsPerPixel, path } = JSON.parse(reconstructed.stdout);
+    assert.deepEqual([typeof psnr, typeof ssim, bits, path], ['number', 'number', 168, out('s.png')]);
+    assert.equal(bitsPerPixel, 168 / 256);
     assert.equal(JSON.parse(described.stdout).components.vae.config.codebook_dim, 8);
     const lines = measured.stdout
       .trim()
       .split('\n')
       .map((line) => JSON.parse(line));
     assert.ok(lines.length >= 8 && lines.every(({ name, value, unit }) => name && value > 0 && unit));
+  });
+
+  it('writes a picture as bits and decodes them, whole and in part', async () => {
+    const [png, bits, whole, part] = ['e.png', 'e.bits', 'e-whole.png', 'e-part.png'].map(out) as [string, ...string[]];
+    assert.equal((await call(['generate', 'a', '-m', tiny.directory, '-o', png])).code, 0);
+    const encoded = await call(['encode', png, '-m', tiny.directory, '-o', bits!, '--json']);
+    assert.equal(encoded.code, 0, encoded.stderr);
+    const { length } = await readFile(bits!);
+    const expected = {
+      path: bits,
+      width: 16,
+      height: 16,
+      scales: 3,
+      bits: 168,
+      bitsPerPixel: 168 / 256,
+      bytes: length,
+    };
+    assert.deepEqual(JSON.parse(encoded.stdout), expected);
+    const decoded = await call(['decode', bits!, '-m', tiny.directory, '-o', whole!]);
+    assert.match(decoded.stdout, /e-whole\.png {2}16x16 {2}3 of 3 scales/);
+    const coarse = await call(['decode', bits!, '-m', tiny.directory, '-o', part!, '--scales', '2', '--json']);
+    assert.deepEqual(JSON.parse(coarse.stdout), { path: part, width: 16, height: 16, scales: 2, of: 3 });
+    assert.notDeepEqual((await loadImage(part!)).data, (await loadImage(whole!)).data);
+    await call(['reconstruct', png, '-m', tiny.directory, '-o', out('e-again.png')]);
+    assert.deepEqual((await loadImage(out('e-again.png'))).data, (await loadImage(whole!)).data);
   });
 
   it('ends with 2 for a wrong call, 1 for a failure, and names the cure', async () => {
@@ -131,6 +157,8 @@ describe('command line', function () {
       [1, /MODEL_NOT_FOUND/, ['generate', 'a', '-m', out('nowhere')]],
       [1, /IMAGE_INVALID/, ['reconstruct', text, '-m', tiny.directory]],
       [1, /IO_ERROR/, ['inspect', out('nothing')]],
+      [1, /text\.png is no bit file.*BITS_INVALID/, ['decode', text, '-m', tiny.directory]],
+      [2, /ends in \.bits/, ['encode', text, '-o', out('b.png'), '-m', tiny.directory]],
     ];
     for (const [code, message, args] of calls) {
       const run = await call(args);

@@ -22,7 +22,13 @@ function painter(knows: (prompt: string) => boolean, seeds = new Map<string, unk
       });
       return { images, milliseconds: 1 };
     },
-    reconstruct: async (picture) => ({ image: new Image(picture), psnr: Number.POSITIVE_INFINITY, bits: 0 }),
+    reconstruct: async (picture) => ({
+      image: new Image(picture),
+      psnr: Number.POSITIVE_INFINITY,
+      ssim: 1,
+      bits: 0,
+      bitsPerPixel: 0,
+    }),
   };
 }
 

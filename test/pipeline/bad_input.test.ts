@@ -3,7 +3,14 @@ import { existsSync } from 'node:fs';
 import { appendFile, mkdir, readFile, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { InfinityError, type InfinityErrorCode } from '../../lib/errors.js';
-import { type GenerateOptions, Image, InfinityPipeline, type LoadOptions, loadImage } from '../../lib/index.js';
+import {
+  BitTokens,
+  type GenerateOptions,
+  Image,
+  InfinityPipeline,
+  type LoadOptions,
+  loadImage,
+} from '../../lib/index.js';
 import type { CheckpointContent, ComponentName } from '../../lib/io/checkpoint.js';
 import type { TensorData } from '../../lib/io/tensor_data.js';
 import { TINY_TOKENS, tinyCheckpoint } from '../support/tiny_checkpoint.js';
@@ -203,14 +210,17 @@ describe('bad input', () => {
 
     it('bits that are none of this model', async () => {
       const tokens = await pipe.encode(new Image({ width: 16, height: 16, data: new Uint8Array(768) }));
-      const wrong = [
-        { ...tokens, dim: 16 },
-        { ...tokens, height: 24 },
-        { ...tokens, schedule: tokens.schedule.slice(1) },
-        { ...tokens, scales: tokens.scales.slice(1) },
-        { ...tokens, scales: tokens.scales.map((bits) => bits.map(() => 2)) },
-      ];
-      for (const bits of wrong) await assert.rejects(pipe.decode(bits), fails('INVALID_ARGUMENT', /bits/));
+      const foreign = { name: 'another', sha256: 'ab'.repeat(32) };
+      await assert.rejects(
+        pipe.decode(new BitTokens({ ...tokens, tokenizer: foreign })),
+        fails('INVALID_ARGUMENT', /tokenizer of "another" \(abababababab\), not by that of "model"/, foreign),
+      );
+      const doubled = new BitTokens({ ...tokens, height: 32, width: 32 });
+      await assert.rejects(pipe.decode(doubled), fails('INVALID_ARGUMENT', /32x32: 1x1 2x2 4x4/));
+      await assert.rejects(pipe.decode({ ...tokens } as BitTokens), fails('INVALID_ARGUMENT', /a BitTokens/));
+      for (const scales of [0, 4, 1.5])
+        await assert.rejects(pipe.decode(tokens, { scales }), { code: 'INVALID_ARGUMENT', value: scales });
+      await assert.rejects(pipe.decode(tokens.prefix(2), { scales: 3 }), { code: 'INVALID_ARGUMENT', value: 3 });
     });
 
     it('a place that cannot be written', async () => {

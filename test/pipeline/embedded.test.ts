@@ -3,7 +3,8 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { detectObjects, shapesPrompts } from '../../lib/eval/shapes/index.js';
 import { Checkpoint } from '../../lib/io/checkpoint.js';
-import { embeddedModel, InfinityPipeline } from '../../lib/pipeline/pipeline.js';
+import { InfinityPipeline } from '../../lib/pipeline/index.js';
+import { embeddedModel } from '../../lib/pipeline/load_options.js';
 
 /** What npm may grow by. */
 const LARGEST = 12e6;

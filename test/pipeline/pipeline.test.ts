@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { Device } from '../../lib/device.js';
 import { type Image, loadImage } from '../../lib/io/index.js';
 import { describeCheckpoint, InfinityPipeline, type ScaleEvent, type StreamEvent } from '../../lib/pipeline/index.js';
+import { BitTokens } from '../../lib/tokenizer/bit_file.js';
 import { randomArray } from '../support/numeric.js';
 import { TINY_SCALES, tinyCheckpoint } from '../support/tiny_checkpoint.js';
 
@@ -109,14 +110,38 @@ describe('pipeline', () => {
       tokens.scales.map((bits) => bits.length),
       [8, 4 * 8, 16 * 8],
     );
+    assert.equal(tokens.tokenizer.name, 'model');
     const decoded = await pipe.decode(tokens);
-    const { image, psnr, bits } = await pipe.reconstruct(original);
+    const { image, psnr, ssim, bits, bitsPerPixel } = await pipe.reconstruct(original);
     assert.equal(bytes(decoded), bytes(image));
-    assert.equal(bits, 21 * 8);
+    assert.deepEqual([bits, bitsPerPixel], [21 * 8, (21 * 8) / 256]);
     const error = original.data.reduce((sum, v, i) => sum + (v - image.data[i]!) ** 2, 0) / original.data.length;
     assert.ok(Math.abs(psnr - 10 * Math.log10(255 ** 2 / error)) < 1e-9);
-    const flipped = { ...tokens, scales: tokens.scales.map((scale) => scale.map((bit) => 1 - bit)) };
+    assert.ok(ssim > -1 && ssim < 1);
+    const flipped = new BitTokens({ ...tokens, scales: tokens.scales.map((scale) => scale.map((bit) => 1 - bit)) });
     assert.notEqual(bytes(await pipe.decode(flipped)), bytes(image));
+  });
+
+  it('knows its tokenizer by its weights, whatever else the checkpoint holds', async () => {
+    const { tokenizer } = await pipe.encode(picture(16, 16));
+    const sameWeights = await tinyCheckpoint(({ generationConfig: _, ...content }) => content);
+    const otherWeights = await tinyCheckpoint(({ components: { vae, ...rest }, ...content }) => {
+      const tensors = new Map(vae!.tensors);
+      const bias = tensors.get('decoder.conv_out.conv.bias')!;
+      const data = Uint8Array.from(bias.data);
+      data[1]! ^= 0x80;
+      tensors.set('decoder.conv_out.conv.bias', { ...bias, data } as typeof bias);
+      return { ...content, components: { ...rest, vae: { ...vae!, tensors } } };
+    });
+    try {
+      await using same = await InfinityPipeline.fromPretrained(sameWeights.directory, { dtype: 'bf16' });
+      await using other = await InfinityPipeline.fromPretrained(otherWeights.directory);
+      assert.deepEqual((await same.encode(picture(16, 16))).tokenizer, tokenizer);
+      assert.notEqual((await other.encode(picture(16, 16))).tokenizer.sha256, tokenizer.sha256);
+    } finally {
+      await sameWeights.remove();
+      await otherWeights.remove();
+    }
   });
 
   it('fits pictures of other sizes to the nearest shape', async () => {

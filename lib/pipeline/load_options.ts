@@ -1,0 +1,58 @@
+/** What is loaded and how: the options of `fromPretrained`, and the checkpoint they name. */
+import { join } from 'node:path';
+import { describe, InfinityError, invalidArgument } from '../errors.js';
+import { Checkpoint } from '../io/checkpoint.js';
+import { packageRoot } from '../native.js';
+import type { LoadProgress } from './load.js';
+import { checkFunction, checkSignal, invalidOption, refuseUnknown } from './options.js';
+
+export interface LoadOptions {
+  /** Default 'auto', which is the CPU in this build. */
+  readonly device?: 'auto' | 'cpu' | undefined;
+  /** Threads of the CPU. Given, the pipeline gets a device of its own; otherwise all pipelines share one. */
+  readonly threads?: number | undefined;
+  /** How the weights are kept: 'f32' or 'bf16', which halves the memory. Arithmetic is f32. Default 'auto': f32. */
+  readonly dtype?: 'auto' | 'f32' | 'bf16' | undefined;
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
+}
+
+const LOAD_OPTIONS = ['device', 'threads', 'dtype', 'signal', 'onProgress'];
+
+/** The checkpoint that travels inside the package. */
+export function embeddedModel(): string {
+  return join(packageRoot(), 'models', 'shapes');
+}
+
+/** @throws InfinityError MODEL_NOT_FOUND, CHECKPOINT_INVALID */
+export async function openCheckpoint(source: string | undefined): Promise<Checkpoint> {
+  if (source !== undefined) return Checkpoint.open(source);
+  return Checkpoint.open(embeddedModel()).catch((cause) => {
+    if (!(cause instanceof InfinityError) || cause.code !== 'MODEL_NOT_FOUND') throw cause;
+    throw new InfinityError('MODEL_NOT_FOUND', 'This copy of the package has no embedded model.', {
+      value: embeddedModel(),
+      cure: 'Install the package again, or pass the directory of a checkpoint.',
+      cause,
+    });
+  });
+}
+
+/** @throws InfinityError INVALID_ARGUMENT, DEVICE_UNAVAILABLE */
+export function checkLoadOptions(source: unknown, options: LoadOptions): void {
+  if (source !== undefined && (typeof source !== 'string' || source === ''))
+    invalidArgument('the model', 'the directory of a checkpoint', source, 'Leave it out for the embedded model.');
+  refuseUnknown(options, LOAD_OPTIONS, 'fromPretrained');
+  const { device = 'auto', dtype = 'auto', signal, onProgress } = options;
+  if (device !== 'auto' && device !== 'cpu')
+    throw new InfinityError(
+      'DEVICE_UNAVAILABLE',
+      `Expected 'auto' or 'cpu' for device but received ${describe(device)}.`,
+      {
+        value: device,
+        cure: 'This build has the CPU backend only.',
+      },
+    );
+  if (!['auto', 'f32', 'bf16'].includes(dtype)) invalidOption('dtype', "'auto', 'f32' or 'bf16'", dtype);
+  checkSignal(signal);
+  checkFunction('onProgress', onProgress);
+}
