@@ -1,5 +1,6 @@
 /** node-infinity: text to image by predicting bits, scale by scale. */
 export { InfinityError, type InfinityErrorCode } from './errors.js';
+export { type PullOptions, type PullProgress, type PullResult, pull } from './io/hub/index.js';
 export {
   type EncodeOptions,
   IMAGE_FORMATS,

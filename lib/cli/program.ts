@@ -14,6 +14,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   eval: async () => (await import('./evaluate.js')).evalCommand(),
   bench: async () => (await import('./bench.js')).benchCommand(),
   inspect: async () => (await import('./inspect.js')).inspectCommand(),
+  pull: async () => (await import('./pull.js')).pullCommand(),
   doctor: async () => (await import('./doctor.js')).doctorCommand(),
 };
 
