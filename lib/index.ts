@@ -12,6 +12,7 @@ export {
 } from './io/index.js';
 export {
   type CheckpointDescription,
+  type ConfigOverrides,
   describeCheckpoint,
   type GenerateOptions,
   type GenerateResult,
@@ -22,6 +23,10 @@ export {
   type PerScale,
   type PictureSettings,
   type PipelineInfo,
+  PRESETS,
+  type Preset,
+  type PresetName,
+  type PretrainedParts,
   type Reconstruction,
   type SamplingDefaults,
   type ScaleEvent,

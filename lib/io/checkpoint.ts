@@ -16,9 +16,9 @@ import {
   readJsonObject,
   verifyFiles,
 } from './model_index.js';
-import { syncFolder, writeError, writeOutput } from './output_file.js';
+import { type Chunks, syncFolder, writeError, writeOutput } from './output_file.js';
 import { INDEX_SUFFIX, openTensors, readAll, safetensorsChunks, type TensorSource } from './safetensors.js';
-import type { TensorData } from './tensor_data.js';
+import type { LazyTensor, TensorData } from './tensor_data.js';
 
 export const COMPONENTS = ['transformer', 'vae', 'text_encoder', 'trainer_state'] as const;
 export type ComponentName = (typeof COMPONENTS)[number];
@@ -32,8 +32,14 @@ export interface Component {
   readonly tensors: ReadonlyMap<string, TensorData>;
 }
 
-export interface CheckpointContent {
-  readonly components: Readonly<Partial<Record<ComponentName, Component>>>;
+/** A component whose tensors may be read while they are written. */
+export interface WritableComponent {
+  readonly config: Config;
+  readonly tensors: ReadonlyMap<string, TensorData | LazyTensor>;
+}
+
+export interface CheckpointContent<C extends WritableComponent = Component> {
+  readonly components: Readonly<Partial<Record<ComponentName, C>>>;
   readonly generationConfig?: Config;
   /** The `tokenizer.json` of the text encoder. */
   readonly tokenizer?: object;
@@ -71,6 +77,10 @@ export class Checkpoint {
 
   has(component: ComponentName): boolean {
     return `${component}/${CONFIG_FILE}` in this.index.files;
+  }
+
+  get hasTokenizer(): boolean {
+    return TOKENIZER_FILE in this.index.files;
   }
 
   /** The configuration of a component. */
@@ -114,10 +124,10 @@ export class Checkpoint {
 }
 
 /** Passes chunks through and leaves size and digest in `record`. */
-function* measured(chunks: Iterable<Uint8Array>, done: (record: FileRecord) => void): Generator<Uint8Array> {
+async function* measured(chunks: Chunks, done: (record: FileRecord) => void): AsyncGenerator<Uint8Array> {
   const hash = createHash('sha256');
   let bytes = 0;
-  for (const chunk of chunks) {
+  for await (const chunk of chunks) {
     hash.update(chunk);
     bytes += chunk.byteLength;
     yield chunk;
@@ -125,7 +135,7 @@ function* measured(chunks: Iterable<Uint8Array>, done: (record: FileRecord) => v
   done({ bytes, sha256: hash.digest('hex') });
 }
 
-function* filesOf(content: CheckpointContent): Generator<[name: string, chunks: Iterable<Uint8Array>]> {
+function* filesOf(content: CheckpointContent<WritableComponent>): Generator<[name: string, chunks: Chunks]> {
   const json = (value: object) => [Buffer.from(`${JSON.stringify(value, null, 2)}\n`)];
   for (const name of COMPONENTS) {
     const component = content.components[name];
@@ -138,7 +148,7 @@ function* filesOf(content: CheckpointContent): Generator<[name: string, chunks: 
   for (const [name, text] of Object.entries(content.texts ?? {})) yield [name, [Buffer.from(text)]];
 }
 
-async function writeContent(directory: string, content: CheckpointContent): Promise<void> {
+async function writeContent(directory: string, content: CheckpointContent<WritableComponent>): Promise<void> {
   const files: Record<string, FileRecord> = {};
   for (const [name, chunks] of filesOf(content)) {
     await mkdir(dirname(join(directory, name)), { recursive: true });
@@ -177,7 +187,7 @@ async function replaceable(directory: string): Promise<boolean> {
  *
  * @throws InfinityError INVALID_ARGUMENT when `directory` is no checkpoint, IO_ERROR, DISK_FULL
  */
-export async function writeCheckpoint(directory: string, content: CheckpointContent): Promise<void> {
+export async function writeCheckpoint(directory: string, content: CheckpointContent<WritableComponent>): Promise<void> {
   const target = resolve(directory);
   const replace = await replaceable(target);
   const parent = dirname(target);

@@ -41,8 +41,11 @@ export function writeError(path: string, cause: unknown): InfinityError {
   });
 }
 
-async function writeAll(file: FileHandle, chunks: Iterable<Uint8Array>): Promise<void> {
-  for (const chunk of chunks) {
+/** The bytes of a file, piece by piece. */
+export type Chunks = Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
+
+async function writeAll(file: FileHandle, chunks: Chunks): Promise<void> {
+  for await (const chunk of chunks) {
     for (let at = 0; at < chunk.byteLength; ) {
       const length = Math.min(chunk.byteLength - at, MAX_TRANSFER);
       at += (await file.write(chunk, at, length)).bytesWritten;
@@ -50,8 +53,8 @@ async function writeAll(file: FileHandle, chunks: Iterable<Uint8Array>): Promise
   }
 }
 
-async function writeStdout(chunks: Iterable<Uint8Array>): Promise<void> {
-  for (const chunk of chunks) {
+async function writeStdout(chunks: Chunks): Promise<void> {
+  for await (const chunk of chunks) {
     await new Promise<void>((resolve, reject) => {
       process.stdout.once('error', reject);
       process.stdout.write(chunk, (error) => {
@@ -70,7 +73,7 @@ export async function syncFolder(path: string): Promise<void> {
   await folder?.close();
 }
 
-async function writeRegular(path: string, chunks: Iterable<Uint8Array>, mode: number | undefined): Promise<void> {
+async function writeRegular(path: string, chunks: Chunks, mode: number | undefined): Promise<void> {
   const temporary = join(dirname(path), `.${basename(path).slice(0, 80)}.${randomBytes(6).toString('hex')}.tmp`);
   const file = await open(temporary, 'wx', mode);
   try {
@@ -94,7 +97,7 @@ async function writeRegular(path: string, chunks: Iterable<Uint8Array>, mode: nu
  *
  * @throws InfinityError IO_ERROR or DISK_FULL with the path and the cure
  */
-export async function writeOutput(path: string, chunks: Iterable<Uint8Array>): Promise<void> {
+export async function writeOutput(path: string, chunks: Chunks): Promise<void> {
   try {
     if (path === STDOUT) return await writeStdout(chunks);
     const target = await realpath(path).catch(() => path);

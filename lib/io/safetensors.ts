@@ -4,7 +4,14 @@ import { basename, dirname, join } from 'node:path';
 import { InfinityError } from '../errors.js';
 import { MAX_TRANSFER, writeOutput } from './output_file.js';
 import { headerLength, invalidFile, LENGTH_BYTES, parseHeader, type SafetensorsHeader } from './safetensors_header.js';
-import { DTYPE_BYTES, elementCount, formatInfo, type TensorData, type TensorInfo } from './tensor_data.js';
+import {
+  DTYPE_BYTES,
+  elementCount,
+  formatInfo,
+  type LazyTensor,
+  type TensorData,
+  type TensorInfo,
+} from './tensor_data.js';
 
 /** Named tensors that are read on demand, from one file or from many. Close it when done. */
 export interface TensorSource {
@@ -202,27 +209,20 @@ export function parseSafetensors(bytes: Uint8Array, name = 'buffer'): Map<string
   );
 }
 
-/** Header and tensors as the chunks of a file. Wide types come first, so that every tensor is aligned. */
-export function* safetensorsChunks(
-  tensors: ReadonlyMap<string, TensorData>,
+type Writable = TensorData | LazyTensor;
+
+/** Header and order of the tensors of a file. Wide types come first, so that every tensor is aligned. */
+function layout<T extends Writable>(
+  tensors: ReadonlyMap<string, T>,
   metadata: Readonly<Record<string, string>>,
-): Generator<Uint8Array> {
+): { readonly header: Uint8Array[]; readonly order: [string, T][] } {
   const order = [...tensors].sort(([a, x], [b, y]) => DTYPE_BYTES[y.dtype] - DTYPE_BYTES[x.dtype] || (a < b ? -1 : 1));
   const header: Record<string, unknown> = Object.create(null);
   if (Object.keys(metadata).length > 0) header.__metadata__ = metadata;
   let at = 0;
-  for (const [name, td] of order) {
-    const bytes = elementCount(td.shape) * DTYPE_BYTES[td.dtype];
-    if (name === '__metadata__' || td.data.byteLength !== bytes) {
-      throw new InfinityError(
-        'INVALID_SHAPE',
-        `Expected ${bytes} bytes for "${name}" (${formatInfo(td)}) but received ${td.data.byteLength}.`,
-        {
-          value: name,
-        },
-      );
-    }
-    header[name] = { dtype: td.dtype, shape: td.shape, data_offsets: [at, at + bytes] };
+  for (const [name, { dtype, shape }] of order) {
+    const bytes = elementCount(shape) * DTYPE_BYTES[dtype];
+    header[name] = { dtype, shape, data_offsets: [at, at + bytes] };
     at += bytes;
   }
   const json = Buffer.from(JSON.stringify(header));
@@ -230,9 +230,29 @@ export function* safetensorsChunks(
   padded.set(json);
   const length = Buffer.alloc(LENGTH_BYTES);
   length.writeBigUInt64LE(BigInt(padded.byteLength));
-  yield length;
-  yield padded;
-  for (const [, td] of order) yield td.data;
+  return { header: [length, padded], order };
+}
+
+/** @throws InfinityError INVALID_SHAPE unless the bytes fill the tensor */
+function checkBytes(name: string, info: TensorInfo, data: Uint8Array): Uint8Array {
+  const bytes = elementCount(info.shape) * DTYPE_BYTES[info.dtype];
+  if (name !== '__metadata__' && data.byteLength === bytes) return data;
+  throw new InfinityError(
+    'INVALID_SHAPE',
+    `Expected ${bytes} bytes for "${name}" (${formatInfo(info)}) but received ${data.byteLength}.`,
+    { value: name },
+  );
+}
+
+/** The chunks of a file, one tensor after the other: of lazy ones no more than one is in memory. */
+export async function* safetensorsChunks(
+  tensors: ReadonlyMap<string, Writable>,
+  metadata: Readonly<Record<string, string>>,
+): AsyncGenerator<Uint8Array> {
+  const { header, order } = layout(tensors, metadata);
+  yield* header;
+  for (const [name, tensor] of order)
+    yield checkBytes(name, tensor, 'load' in tensor ? await tensor.load() : tensor.data);
 }
 
 /** A safetensors file in memory. `metadata` is stored as the header's map of strings. */
@@ -240,7 +260,8 @@ export function serializeSafetensors(
   tensors: ReadonlyMap<string, TensorData>,
   metadata: Readonly<Record<string, string>> = {},
 ): Uint8Array {
-  return Buffer.concat([...safetensorsChunks(tensors, metadata)]);
+  const { header, order } = layout(tensors, metadata);
+  return Buffer.concat([...header, ...order.map(([name, tensor]) => checkBytes(name, tensor, tensor.data))]);
 }
 
 /**
@@ -250,7 +271,7 @@ export function serializeSafetensors(
  */
 export async function writeSafetensors(
   path: string,
-  tensors: ReadonlyMap<string, TensorData>,
+  tensors: ReadonlyMap<string, Writable>,
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<void> {
   await writeOutput(path, safetensorsChunks(tensors, metadata));

@@ -32,6 +32,11 @@ export interface TensorData extends TensorInfo {
   readonly data: Uint8Array;
 }
 
+/** A tensor whose bytes come into memory when it is written: for files that are larger than memory. */
+export interface LazyTensor extends TensorInfo {
+  load(): Promise<Uint8Array>;
+}
+
 /** Elements of a shape; a scalar (`[]`) has one. */
 export function elementCount(shape: readonly number[]): number {
   return shape.reduce((n, extent) => n * extent, 1);

@@ -6,6 +6,7 @@ import { Device } from '../device.js';
 import { InfinityError } from '../errors.js';
 import { type DType, type Shape, sizeOf, Tensor, unscoped } from '../tensor.js';
 import { Draws, type Init } from './init.js';
+import { type Mismatch, refuseState } from './state_mismatch.js';
 
 /** A tensor of a state dict on the host. */
 export interface HostTensor {
@@ -16,14 +17,26 @@ export type StateDict = ReadonlyMap<string, HostTensor>;
 
 /** Weights that are read one at a time, for networks that do not fit twice into memory. */
 export interface WeightSource {
+  /** What the weights are called in messages: a file, and where in it. */
+  readonly name?: string;
   readonly shapes: ReadonlyMap<string, Shape>;
+  /** Tensors of the source that hold no weights, such as masks, with a description of each. */
+  readonly others?: ReadonlyMap<string, string>;
   read(name: string): Promise<Float32Array>;
 }
+
+/** Names and shapes of a foreign state: what a network is compared with. */
+export type StateShapes = Pick<WeightSource, 'name' | 'shapes' | 'others'>;
+
+/** Uploads that may wait in the queue while weights are read: the copies would otherwise add up to a second network. */
+const STAGED_BYTES = 1 << 26;
 
 /** How a network takes its weights. */
 export interface LoadOptions {
   /** Pack the weights as they arrive (see `freeze`). */
-  readonly freeze?: WeightFormat;
+  readonly freeze?: WeightFormat | undefined;
+  /** Stops between two tensors. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Storage of a frozen network's matrices: `bf16` halves the memory, arithmetic stays f32. */
@@ -155,18 +168,37 @@ export class Module {
     return false;
   }
 
-  /** @throws InfinityError CHECKPOINT_CONFIG_MISMATCH naming the first tensor that is missing, unknown or of another shape */
-  checkState(shapes: ReadonlyMap<string, Shape>): void {
-    const used = new Set<string>();
-    for (const [name, { tensor }] of this.entries('')) {
-      const from = this.sourceName(name, shapes);
+  /** The configuration's option that decides whether tensor `name` exists and what shape it has, for messages. */
+  protected optionOf(_name: string): string | undefined {
+    return undefined;
+  }
+
+  /**
+   * Under which name the foreign state holds each of this network's tensors.
+   *
+   * @throws InfinityError CHECKPOINT_CONFIG_MISMATCH listing every tensor that is missing, unknown or of another shape with
+   *   the option that decides it, what was expected and what was found (`fields.mismatches`)
+   */
+  matchState(state: StateShapes): ReadonlyMap<string, string> {
+    const { shapes, others } = state;
+    const sources = new Map<string, string>();
+    const [other, missing]: [Mismatch[], Mismatch[]] = [[], []];
+    for (const [tensor, { tensor: own }] of this.entries('')) {
+      const from = this.sourceName(tensor, shapes);
       const found = shapes.get(from);
-      const firstAxis = this.adaptsRows(name) ? 1 : 0;
-      const fits = found?.length === tensor.rank && found.every((n, i) => i < firstAxis || n === tensor.shape[i]);
-      if (!fits) mismatch(name, tensor.shape, found);
-      used.add(from);
+      const firstAxis = this.adaptsRows(tensor) ? 1 : 0;
+      const fits = found?.length === own.rank && found.every((n, i) => i < firstAxis || n === own.shape[i]);
+      const line = { tensor, option: this.optionOf(tensor), expected: own.shape, found: found ?? others?.get(from) };
+      if (!fits) (line.found ? other : missing).push(line);
+      sources.set(tensor, from);
     }
-    for (const [name, found] of shapes) if (!used.has(name) && !this.ignores(name)) mismatch(name, undefined, found);
+    const used = new Set(sources.values());
+    for (const [tensor, found] of shapes)
+      if (!used.has(tensor) && !this.ignores(tensor))
+        other.push({ tensor, option: this.optionOf(tensor), expected: undefined, found });
+    // What is there tells more than what is not.
+    if (other.length + missing.length > 0) refuseState([...other, ...missing], state.name);
+    return sources;
   }
 
   private fill(name: string, slot: Slot, values: Float32Array): void {
@@ -180,28 +212,32 @@ export class Module {
    * @throws InfinityError CHECKPOINT_CONFIG_MISMATCH before anything is changed
    */
   load(state: StateDict, { freeze }: LoadOptions = {}): this {
-    const shapes = new Map([...state].map(([name, { shape }]) => [name, shape]));
-    this.checkState(shapes);
+    const sources = this.matchState({ shapes: new Map([...state].map(([name, { shape }]) => [name, shape])) });
     for (const [prefix, module] of this.tree('')) {
-      for (const [own, slot] of module.slots) {
-        const name = prefix + own;
-        this.fill(name, slot, state.get(this.sourceName(name, shapes))!.data);
-      }
+      for (const [own, slot] of module.slots)
+        this.fill(prefix + own, slot, state.get(sources.get(prefix + own)!)!.data);
       if (freeze) module.freezeOwn(freeze);
     }
     return this;
   }
 
   /**
-   * Reads weights one by one; with `freeze` each module is packed before the next is read.
-   * @throws InfinityError CHECKPOINT_CONFIG_MISMATCH before anything is changed
+   * Reads weights one by one; with `freeze` each module is packed before the next is read, so that the memory in use never
+   * exceeds that of the network by more than its largest tensor and `STAGED_BYTES`.
+   * @throws InfinityError CHECKPOINT_CONFIG_MISMATCH before anything is changed; the signal's reason
    */
-  async loadFrom(source: WeightSource, { freeze }: LoadOptions = {}): Promise<this> {
-    this.checkState(source.shapes);
+  async loadFrom(source: WeightSource, { freeze, signal }: LoadOptions = {}): Promise<this> {
+    const sources = this.matchState(source);
+    let staged = 0;
     for (const [prefix, module] of this.tree('')) {
       for (const [own, slot] of module.slots) {
+        signal?.throwIfAborted();
         const name = prefix + own;
-        this.fill(name, slot, await source.read(this.sourceName(name, source.shapes)));
+        this.fill(name, slot, await source.read(sources.get(name)!));
+        staged += slot.tensor.bytes;
+        if (staged < STAGED_BYTES) continue;
+        await this.device.sync();
+        staged = 0;
       }
       if (freeze) module.freezeOwn(freeze);
     }
@@ -256,17 +292,4 @@ function initialValues(name: string, { tensor, init }: Slot, seed: number): Floa
   const values = new Float32Array(tensor.size);
   init(values, new Draws(seed, name));
   return values;
-}
-
-function mismatch(tensor: string, expected: Shape | undefined, found: Shape | undefined): never {
-  const text = (shape: Shape | undefined) => (shape ? `[${shape.join(', ')}]` : 'nothing');
-  throw new InfinityError(
-    'CHECKPOINT_CONFIG_MISMATCH',
-    `Expected ${text(expected)} for tensor "${tensor}" but received ${text(found)}.`,
-    {
-      value: tensor,
-      fields: { tensor, expected: expected ?? null, found: found ?? null },
-      cure: 'Check that the weights and the configuration belong together.',
-    },
-  );
 }

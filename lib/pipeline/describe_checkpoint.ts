@@ -1,8 +1,6 @@
 /** What a checkpoint folder holds, from its configuration and the headers of its weight files: no weight is read. */
-import { createHash } from 'node:crypto';
-import { basename, resolve } from 'node:path';
 import { Checkpoint, COMPONENTS, type ComponentName, type Config } from '../io/checkpoint.js';
-import type { ModelIndex } from '../io/model_index.js';
+import { modelName } from './model_name.js';
 import type { ModelName } from './settings.js';
 
 export interface ComponentDescription {
@@ -17,17 +15,6 @@ export interface CheckpointDescription extends ModelName {
   readonly components: Readonly<Partial<Record<ComponentName, ComponentDescription>>>;
   readonly generationConfig: Config;
   readonly bytes: number;
-}
-
-/** Name and digest of a checkpoint. Its card and its default settings may change without changing the digest. */
-export function modelName({ directory, index }: Pick<Checkpoint, 'directory' | 'index'>): ModelName {
-  return { name: basename(resolve(directory)), sha256: digestOf(index) };
-}
-
-function digestOf({ files }: ModelIndex): string {
-  const names = Object.keys(files).filter((name) => name.includes('/') && !name.startsWith('trainer_state/'));
-  const lines = names.sort().map((name) => `${files[name]!.sha256}  ${name}\n`);
-  return createHash('sha256').update(lines.join('')).digest('hex');
 }
 
 async function describeComponent(checkpoint: Checkpoint, name: ComponentName): Promise<ComponentDescription> {

@@ -3,6 +3,7 @@
 export { type CheckpointDescription, type ComponentDescription, describeCheckpoint } from './describe_checkpoint.js';
 export type { LoadProgress } from './load.js';
 export type { LoadOptions } from './load_options.js';
+export type { ConfigOverrides, PretrainedParts } from './official_parts.js';
 export type {
   GenerateOptions,
   PerScale,
@@ -18,5 +19,6 @@ export {
   type PipelineInfo,
   type Reconstruction,
 } from './pipeline.js';
+export { PRESETS, type Preset, type PresetName } from './presets.js';
 export type { ModelName, PictureSettings } from './settings.js';
 export type { Size } from './sizes.js';

@@ -1,9 +1,11 @@
-/** What is loaded and how: the options of `fromPretrained`, and the checkpoint they name. */
+/** What is loaded and how: the options of `fromPretrained`, and the model that they name. */
 import { join } from 'node:path';
 import { describe, InfinityError, invalidArgument } from '../errors.js';
 import { Checkpoint } from '../io/checkpoint.js';
 import { packageRoot } from '../native.js';
 import type { LoadProgress } from './load.js';
+import { checkpointParts, type ModelParts } from './model_parts.js';
+import { officialParts, type PretrainedParts } from './official_parts.js';
 import { checkFunction, checkSignal, invalidOption, refuseUnknown } from './options.js';
 
 export interface LoadOptions {
@@ -24,10 +26,11 @@ export function embeddedModel(): string {
   return join(packageRoot(), 'models', 'shapes');
 }
 
-/** @throws InfinityError MODEL_NOT_FOUND, CHECKPOINT_INVALID */
-export async function openCheckpoint(source: string | undefined): Promise<Checkpoint> {
-  if (source !== undefined) return Checkpoint.open(source);
-  return Checkpoint.open(embeddedModel()).catch((cause) => {
+/** @throws InfinityError MODEL_NOT_FOUND, CHECKPOINT_INVALID, CHECKPOINT_CONFIG_MISMATCH, UNSAFE_PICKLE */
+export async function openModel(source: string | PretrainedParts | undefined): Promise<ModelParts> {
+  if (typeof source === 'object') return officialParts(source);
+  if (source !== undefined) return checkpointParts(await Checkpoint.open(source));
+  const checkpoint = await Checkpoint.open(embeddedModel()).catch((cause) => {
     if (!(cause instanceof InfinityError) || cause.code !== 'MODEL_NOT_FOUND') throw cause;
     throw new InfinityError('MODEL_NOT_FOUND', 'This copy of the package has no embedded model.', {
       value: embeddedModel(),
@@ -35,12 +38,19 @@ export async function openCheckpoint(source: string | undefined): Promise<Checkp
       cause,
     });
   });
+  return checkpointParts(checkpoint);
 }
 
 /** @throws InfinityError INVALID_ARGUMENT, DEVICE_UNAVAILABLE */
 export function checkLoadOptions(source: unknown, options: LoadOptions): void {
-  if (source !== undefined && (typeof source !== 'string' || source === ''))
-    invalidArgument('the model', 'the directory of a checkpoint', source, 'Leave it out for the embedded model.');
+  const parts = typeof source === 'object' && source !== null;
+  if (source !== undefined && !parts && (typeof source !== 'string' || source === ''))
+    invalidArgument(
+      'the model',
+      'the directory of a checkpoint, or the paths of its parts',
+      source,
+      'Leave it out for the embedded model.',
+    );
   refuseUnknown(options, LOAD_OPTIONS, 'fromPretrained');
   const { device = 'auto', dtype = 'auto', signal, onProgress } = options;
   if (device !== 'auto' && device !== 'cpu')

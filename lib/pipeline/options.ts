@@ -127,6 +127,11 @@ export function checkFunction(name: string, value: unknown): void {
   if (value !== undefined && typeof value !== 'function') invalidOption(name, 'a function', value);
 }
 
+/** @throws InfinityError INVALID_ARGUMENT unless it is true or false */
+export function checkBoolean(name: string, value: unknown): void {
+  if (typeof value !== 'boolean') invalidOption(name, 'true or false', value);
+}
+
 export function checkInteger(name: string, value: number, from: number, to: number): number {
   if (!Number.isSafeInteger(value) || value < from || value > to)
     invalidOption(name, `an integer from ${from} to ${to}`, value);

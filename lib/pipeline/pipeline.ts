@@ -5,11 +5,11 @@ import type { Image } from '../io/image.js';
 import { psnr, ssim } from '../io/picture_metrics.js';
 import type { Pixels } from '../io/pixels.js';
 import type { BitTokens } from '../tokenizer/bit_file.js';
-import { modelName } from './describe_checkpoint.js';
 import { type DrawEvent, draw } from './draw.js';
 import { Job } from './job.js';
 import { disposeModel, loadModel, type Model } from './load.js';
-import { checkLoadOptions, type LoadOptions, openCheckpoint } from './load_options.js';
+import { checkLoadOptions, type LoadOptions, openModel } from './load_options.js';
+import type { PretrainedParts } from './official_parts.js';
 import {
   checkSignal,
   GENERATE_OPTIONS,
@@ -93,22 +93,23 @@ export class InfinityPipeline {
   /**
    * Loads a checkpoint.
    *
-   * @param source directory of a checkpoint; left out, the model that is embedded in the package
+   * @param source directory of a checkpoint, or the official files by their paths; left out, the model that is embedded in the package
    * @throws InfinityError MODEL_NOT_FOUND, CHECKPOINT_INVALID, CHECKPOINT_CONFIG_MISMATCH, DEVICE_UNAVAILABLE,
    *   OUT_OF_MEMORY, INVALID_ARGUMENT; the signal's reason
    */
-  static async fromPretrained(source?: string, options: LoadOptions = {}): Promise<InfinityPipeline> {
+  static async fromPretrained(source?: string | PretrainedParts, options: LoadOptions = {}): Promise<InfinityPipeline> {
     checkLoadOptions(source, options);
     const { threads, dtype = 'auto', signal, onProgress } = options;
     signal?.throwIfAborted();
-    const checkpoint = await openCheckpoint(source);
+    const parts = await openModel(source);
     const device = threads === undefined ? Device.default() : Device.create('cpu', { threads });
     const format = dtype === 'auto' ? 'f32' : dtype;
     try {
-      const model = await loadModel(checkpoint, { device, format, signal, onProgress });
+      const model = await loadModel(parts, { device, format, signal, onProgress });
       try {
-        const defaults = samplingDefaults(await checkpoint.generationConfig(), model.sizes);
-        return new InfinityPipeline(model, device, threads !== undefined, modelName(checkpoint), format, defaults);
+        const defaults = samplingDefaults(parts.generation, model.sizes);
+        const name = await parts.identify();
+        return new InfinityPipeline(model, device, threads !== undefined, name, format, defaults);
       } catch (error) {
         disposeModel(model);
         throw error;

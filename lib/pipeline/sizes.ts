@@ -4,9 +4,11 @@ import {
   isGrids,
   PIXEL_BUDGETS,
   parseGrids,
+  patchifySchedule,
   pixelSize,
   type ScaleSchedule,
   TEMPLATE_RATIOS,
+  TOKEN_PIXELS,
   templateSchedule,
   validateSchedule,
 } from '../tokenizer/schedule.js';
@@ -17,6 +19,8 @@ export type Size = readonly [height: number, width: number];
 export interface SizeChoice {
   readonly size: Size;
   readonly schedule: ScaleSchedule;
+  /** The official height / width template of the schedule, which is the ratio itself up to its third decimal. */
+  readonly template?: number;
 }
 
 export interface SizeRequest {
@@ -43,33 +47,53 @@ export function checkpointSizes(
   schedules: readonly ScaleSchedule[] | undefined,
   tokenPixels: number,
 ): readonly SizeChoice[] {
-  const official = (): ScaleSchedule[] =>
-    [...PIXEL_BUDGETS].reverse().flatMap((budget) => TEMPLATE_RATIOS.map((ratio) => templateSchedule(ratio, budget)));
-  return (schedules ?? official()).map((schedule) => ({ size: pixelSize(schedule, tokenPixels), schedule }));
+  if (schedules) return schedules.map((schedule) => ({ size: pixelSize(schedule, tokenPixels), schedule }));
+  return [...PIXEL_BUDGETS].reverse().flatMap((budget) =>
+    TEMPLATE_RATIOS.map((template) => {
+      const schedule = templateSchedule(template, budget);
+      return { size: pixelSize(schedule, tokenPixels), schedule, template };
+    }),
+  );
 }
 
-/** The size of a visual tokenizer that comes without a transformer. @throws InfinityError CHECKPOINT_INVALID */
-export function tokenizerSize(grids: string, patchPixels: number): SizeChoice {
+/**
+ * The sizes of a visual tokenizer that comes without a transformer.
+ *
+ * @param grids what it was trained on, from coarse to fine; left out, the official buckets, on two by two positions of a tokenizer
+ *   of stride 8 as the released models use it
+ * @throws InfinityError CHECKPOINT_INVALID
+ */
+export function tokenizerSizes(grids: string | undefined, patchPixels: number): readonly SizeChoice[] {
+  if (grids === undefined && (patchPixels === TOKEN_PIXELS || 2 * patchPixels === TOKEN_PIXELS)) {
+    const patchify = patchPixels !== TOKEN_PIXELS;
+    return checkpointSizes(undefined, TOKEN_PIXELS).map(({ schedule, ...choice }) => ({
+      ...choice,
+      schedule: patchify ? patchifySchedule(schedule) : schedule,
+    }));
+  }
   // Text that is no list of grids is left to `validateSchedule`, which names the file.
   const scales = isGrids(grids) ? parseGrids(grids).map((scale) => [...scale]) : grids;
   const schedule = validateSchedule(scales, 'scale_schedule of vae/config.json');
-  return { size: pixelSize(schedule, patchPixels), schedule };
+  return [{ size: pixelSize(schedule, patchPixels), schedule }];
 }
 
 /** The choice with the smallest distance; the first one of equals. */
-function closest(choices: readonly SizeChoice[], distance: (size: Size) => number): SizeChoice {
-  return choices.reduce((best, choice) => (distance(choice.size) < distance(best.size) ? choice : best));
+function closest(choices: readonly SizeChoice[], distance: (choice: SizeChoice) => number): SizeChoice {
+  return choices.reduce((best, choice) => (distance(choice) < distance(best) ? choice : best));
 }
 
-const aspectOf = ([height, width]: Size): number => width / height;
 const areaOf = ([height, width]: Size): number => height * width;
-const ratio = (a: number, b: number): number => Math.abs(Math.log(a / b));
+/** Height divided by width, as the official templates are named. */
+const ratioOf = ({ size: [height, width], template }: SizeChoice): number => template ?? height / width;
 
-/** The size that changes a picture of `size` the least: shape first, then number of pixels. */
-export function nearestSize(choices: readonly SizeChoice[], size: Size): SizeChoice {
-  const shape = aspectOf(closest(choices, (s) => ratio(aspectOf(s), aspectOf(size))).size);
-  const alike = choices.filter((choice) => ratio(aspectOf(choice.size), shape) < 0.02);
-  return closest(alike, (s) => ratio(areaOf(s), areaOf(size)));
+/**
+ * The size that changes a picture of `size` the least: first the shape whose height / width is nearest (the first of equals, in the
+ * order of the official templates), then the number of pixels. Source: Infinity, infinity/utils/dynamic_resolution.py.
+ */
+export function nearestSize(choices: readonly SizeChoice[], [height, width]: Size): SizeChoice {
+  const shape = ratioOf(closest(choices, (choice) => Math.abs(height / width - ratioOf(choice))));
+  const alike = choices.filter((choice) => Math.abs(Math.log(ratioOf(choice) / shape)) < 0.02);
+  return closest(alike, ({ size }) => Math.abs(Math.log(areaOf(size) / (height * width))));
 }
 
 function positive(name: string, value: number | undefined): void {
@@ -88,7 +112,7 @@ export function chooseSize(choices: readonly SizeChoice[], fallback: Size, reque
   positive('pixels', pixels);
   if (typeof nearest !== 'boolean') invalidArgument('nearest', 'true or false', nearest, 'Pass true, or leave it out.');
   if (size === undefined) {
-    const wanted = aspect ?? aspectOf(fallback);
+    const wanted = aspect ?? fallback[1] / fallback[0];
     const area = pixels ?? areaOf(fallback);
     return nearestSize(choices, [Math.sqrt(area / wanted), Math.sqrt(area * wanted)]);
   }

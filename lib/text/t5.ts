@@ -12,6 +12,7 @@ import { mul } from '../ops/elementwise.js';
 import { embedding } from '../ops/embedding.js';
 import { permute, reshape } from '../ops/shape.js';
 import { type Shape, scope, Tensor } from '../tensor.js';
+import { t5OptionOf } from './infer_config.js';
 import { relativePositionBuckets, type T5Config } from './t5_config.js';
 
 /** Attention with a bias a head and no division by √d_kv. */
@@ -109,6 +110,10 @@ export class T5Encoder extends Module {
 
   protected override sourceName(name: string, shapes: ReadonlyMap<string, Shape>): string {
     return name === 'shared.weight' && !shapes.has(name) ? 'encoder.embed_tokens.weight' : name;
+  }
+
+  protected override optionOf(name: string): string {
+    return t5OptionOf(name, this.config);
   }
 
   /** Additive bias of every head for `length` tokens, [H, L, L]. Positions depend on the distance alone. */

@@ -6,6 +6,7 @@ import { type Shape, scope, type Tensor } from '../tensor.js';
 import type { AutoencoderConfig } from './config.js';
 import { Decoder } from './decoder.js';
 import { Encoder } from './encoder.js';
+import { autoencoderOptionOf } from './infer_config.js';
 
 /** Encoder and decoder; the quantiser between them has no weights. */
 export class Autoencoder extends Module {
@@ -18,9 +19,13 @@ export class Autoencoder extends Module {
     this.decoder = this.child('decoder', new Decoder(config));
   }
 
-  /** The quantiser has no weights: its masks, and the perceptual network of a training checkpoint, are left alone. */
+  /** Everything beside encoder and decoder: masks of the quantiser, the perceptual network of a training checkpoint. */
   protected override ignores(name: string): boolean {
-    return /^(quantizer|quantize|perceptual_model)\./.test(name);
+    return !/^(encoder|decoder)\./.test(name);
+  }
+
+  protected override optionOf(name: string): string {
+    return autoencoderOptionOf(name);
   }
 
   /** Older files spell a wrapped layer without its wrapper: "conv1.weight" for "conv1.conv.weight". */

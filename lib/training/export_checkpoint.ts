@@ -26,7 +26,7 @@ export async function exportWeights(
 export async function loadComponent(module: Module, checkpoint: Checkpoint, name: ComponentName): Promise<void> {
   const source = await checkpoint.weights(name);
   try {
-    await module.loadFrom(floatWeights(source));
+    await module.loadFrom(floatWeights(source, `${name} (${checkpoint.directory})`));
   } finally {
     await source.close();
   }

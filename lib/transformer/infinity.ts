@@ -15,6 +15,7 @@ import { type ScaleSchedule, scaleOffsets, scaleTokens, tokenCount } from '../to
 import { type BlockContext, CrossAttnBlock, projectionInit } from './block.js';
 import { dropPathRates, type InfinityConfig, ropeFinest, tokenBits } from './config.js';
 import { BitHead, type BitLoss, type BitLossOptions } from './head.js';
+import { infinityOptionOf } from './infer_config.js';
 import { rope2dTable } from './rope.js';
 import { type TextCondition, TextConditioner, type TextFeatures } from './text.js';
 
@@ -76,6 +77,10 @@ export class InfinityTransformer extends Module {
 
   protected override adaptsRows(name: string): boolean {
     return name === 'cfg_uncond';
+  }
+
+  protected override optionOf(name: string): string {
+    return infinityOptionOf(name, this.config);
   }
 
   /** Rotary table of a schedule, [tokens, c/2, 2]; kept for the next call. */

@@ -61,8 +61,9 @@ describe('checkpoint folder', () => {
 
   it('hands floating weights over one by one', async () => {
     const source = await (await Checkpoint.open(model)).weights('transformer');
-    const weights = floatWeights(source);
+    const weights = floatWeights(source, 'transformer');
     assert.deepEqual([...weights.shapes], [['weight', [2]]]);
+    assert.deepEqual([...weights.others], [['mask', 'U8 [1]']]);
     assert.deepEqual([...(await weights.read('weight'))], [1, 2]);
     await source.close();
   });

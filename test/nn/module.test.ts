@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { Device } from '../../lib/device.js';
+import { InfinityError } from '../../lib/errors.js';
 import { constant, truncatedNormal, zeros } from '../../lib/nn/init.js';
 import { type HostTensor, Module, placed } from '../../lib/nn/module.js';
 import { scale } from '../../lib/ops/elementwise.js';
@@ -23,6 +24,9 @@ class Tree extends Module {
     this.gain = this.parameter('ca.mat_q', [1, 2], constant(0.25));
     this.leaf = this.child('block_chunks.0.module.1', new Leaf(width));
     this.child('other', new Leaf(2));
+  }
+  protected override optionOf(name: string): string | undefined {
+    return name.endsWith('weight') ? 'width' : undefined;
   }
 }
 
@@ -77,17 +81,58 @@ describe('module', () => {
 
   it('refuses another network by the name of the tensor, before changing anything', async () => {
     using tree = new Tree().load(state());
-    const cases: [Map<string, HostTensor>, object][] = [
-      [state(4), { tensor: 'block_chunks.0.module.1.weight', expected: [3, 2], found: [4, 2] }],
-      [new Map([...state()].slice(1)), { tensor: 'ca.mat_q', expected: [1, 2], found: null }],
+    const cases: [Map<string, HostTensor>, object[], RegExp][] = [
+      [
+        state(4),
+        [
+          { tensor: 'block_chunks.0.module.1.weight', option: 'width', expected: '[3, 2]', found: '[4, 2]' },
+          { tensor: 'block_chunks.0.module.1.zero_k_bias', option: null, expected: '[3]', found: '[4]' },
+        ],
+        /the weights .*module\.1\.weight" \(width\): expected \[3, 2\], found \[4, 2\]; .*Correct width/,
+      ],
+      [
+        new Map([...state()].slice(1)),
+        [{ tensor: 'ca.mat_q', option: null, expected: '[1, 2]', found: 'nothing' }],
+        /"ca\.mat_q": expected \[1, 2\], found nothing/,
+      ],
       [
         state().set('alien', { shape: [1], data: new Float32Array(1) }),
-        { tensor: 'alien', expected: null, found: [1] },
+        [{ tensor: 'alien', option: null, expected: 'nothing', found: '[1]' }],
+        /"alien": expected nothing, found \[1\]/,
       ],
     ];
-    for (const [wrong, fields] of cases)
-      assert.throws(() => tree.load(wrong), { code: 'CHECKPOINT_CONFIG_MISMATCH', fields });
+    for (const [wrong, mismatches, message] of cases)
+      assert.throws(
+        () => tree.load(wrong),
+        (error: unknown) => {
+          assert.ok(error instanceof InfinityError && error.code === 'CHECKPOINT_CONFIG_MISMATCH');
+          assert.deepEqual(error.fields.mismatches, mismatches);
+          assert.match(error.message, message);
+          return true;
+        },
+      );
     assert.deepEqual(await tree.stateDict(), state());
+  });
+
+  it('names the source, tensors of other types, and counts what it does not list', () => {
+    using tree = new Tree();
+    const shapes = new Map(Array.from({ length: 40 }, (_, i): [string, number[]] => [`x${i}`, []]));
+    const others = new Map([['ca.mat_q', 'I32 [1, 2]']]);
+    assert.throws(() => tree.matchState({ name: 'vae (a.pth)', shapes, others }), {
+      message: /of vae \(a\.pth\) do not fit .*"ca\.mat_q": expected \[1, 2\], found I32 \[1, 2\].*and 39 more/,
+    });
+  });
+
+  it('stops between two tensors when it is aborted', async () => {
+    using tree = new Tree();
+    const reason = new Error('enough');
+    const controller = new AbortController();
+    const shapes = new Map([...state()].map(([name, { shape }]) => [name, shape]));
+    const read = async (name: string) => {
+      controller.abort(reason);
+      return state().get(name)!.data;
+    };
+    await assert.rejects(tree.loadFrom({ shapes, read }, { signal: controller.signal }), reason);
   });
 
   it('takes what a network allows: other names, other row counts, extra tensors', async () => {

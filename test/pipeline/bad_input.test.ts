@@ -150,12 +150,12 @@ describe('bad input', () => {
       });
       await assert.rejects(loading(retyped), fails('CHECKPOINT_CONFIG_MISMATCH', /word_embed.weight.*I16/, name));
       const renamed = changed('vae', ({ tensors }) => {
-        tensors.set('extra', tensors.get('encoder.conv_in.conv.bias')!);
+        tensors.set('encoder.extra', tensors.get('encoder.conv_in.conv.bias')!);
         tensors.delete('encoder.conv_in.conv.bias');
       });
       await assert.rejects(
         loading(renamed),
-        fails('CHECKPOINT_CONFIG_MISMATCH', /encoder.conv_in.conv.bias.*"extra"/s),
+        fails('CHECKPOINT_CONFIG_MISMATCH', /"encoder.extra".*encoder.conv_in.conv.bias/s),
       );
     });
 
@@ -185,10 +185,10 @@ describe('bad input', () => {
         ...rest,
         components,
       });
-      await assert.rejects(loading(noText), fails('CHECKPOINT_INVALID', /text_encoder/));
+      await assert.rejects(loading(noText), fails('MODEL_NOT_FOUND', /text_encoder/));
       await assert.rejects(
         loading(({ tokenizer: _, ...content }) => content),
-        fails('CHECKPOINT_INVALID', /tokenizer.json/),
+        fails('MODEL_NOT_FOUND', /tokenizer.json/),
       );
     });
   });

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { InfinityError } from '../../lib/errors.js';
 import { type GenerateOptions, planOf, previewScales, samplingDefaults } from '../../lib/pipeline/options.js';
-import { checkpointSizes, tokenizerSize } from '../../lib/pipeline/sizes.js';
+import { checkpointSizes, tokenizerSizes } from '../../lib/pipeline/sizes.js';
 import { parseGrids } from '../../lib/tokenizer/schedule.js';
 
 const sizes = checkpointSizes(['1 2 4', '1 2x3 4x6'].map(parseGrids), 16);
@@ -131,9 +131,13 @@ describe('sizes of a checkpoint', () => {
   });
 
   it('are refused when grids make no schedule, or settings cannot be used', () => {
-    assert.throws(() => tokenizerSize('1 x', 16), { code: 'CHECKPOINT_INVALID' });
-    assert.throws(() => tokenizerSize('4 2', 16), { code: 'CHECKPOINT_INVALID' });
-    assert.deepEqual(tokenizerSize('1 2 4x6', 16).size, [64, 96]);
+    assert.throws(() => tokenizerSizes('1 x', 16), { code: 'CHECKPOINT_INVALID' });
+    assert.throws(() => tokenizerSizes('4 2', 16), { code: 'CHECKPOINT_INVALID' });
+    assert.throws(() => tokenizerSizes(undefined, 4), { code: 'CHECKPOINT_INVALID' });
+    assert.deepEqual(
+      tokenizerSizes('1 2 4x6', 16).map(({ size }) => size),
+      [[64, 96]],
+    );
     assert.throws(() => samplingDefaults({ tau: 'hot' }, sizes), { code: 'CHECKPOINT_INVALID', message: /tau/ });
     assert.throws(() => samplingDefaults({ size: [1, 1] }, sizes), { code: 'CHECKPOINT_INVALID' });
   });

@@ -1,0 +1,195 @@
+/** Models put together from files as they are published: which tensors are what, and the configuration that they tell. */
+import { readFile, stat } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
+import { InfinityError, invalidArgument } from '../errors.js';
+import { Checkpoint, type Config } from '../io/checkpoint.js';
+import { INDEX_FILE, readJsonObject } from '../io/model_index.js';
+import { tensorsBelow } from '../io/nested_tensors.js';
+import { openTensors, type TensorSource } from '../io/safetensors.js';
+import { weightFile } from '../io/weight_path.js';
+import { floatWeights } from '../io/weights.js';
+import { inferT5Config } from '../text/infer_config.js';
+import { tokenizerFromSentencePiece } from '../text/sentencepiece.js';
+import type { T5Config } from '../text/t5_config.js';
+import { TextTokenizer } from '../text/tokenizer.js';
+import type { AutoencoderConfig } from '../tokenizer/config.js';
+import { inferAutoencoderConfig } from '../tokenizer/infer_config.js';
+import type { InfinityConfig } from '../transformer/config.js';
+import { inferInfinityConfig } from '../transformer/infer_config.js';
+import { chooseState, findStates, type NetworkName } from './find_states.js';
+import { fingerprint, type ModelParts, type Part } from './model_parts.js';
+import { checkBoolean, invalidOption, refuseUnknown, type SamplingDefaults } from './options.js';
+import { generationConfig, PRESET_NAMES, type PresetName, presetOf } from './presets.js';
+
+/** Options that go before what files and tensors say. */
+export interface ConfigOverrides {
+  readonly transformer?: Partial<InfinityConfig> | undefined;
+  readonly vae?: Partial<AutoencoderConfig> | undefined;
+  readonly textEncoder?: Partial<T5Config> | undefined;
+  /** Defaults of `generate`. */
+  readonly generation?: Partial<SamplingDefaults> | undefined;
+}
+
+/**
+ * Published files, each by its path: a file of weights (.pth, .safetensors, .bin), the index of a folder of shards, a folder that
+ * holds one of these, or the directory of a checkpoint of which one component is taken.
+ */
+export interface PretrainedParts {
+  /** Needed to draw. */
+  readonly transformer?: string | undefined;
+  /** The visual tokenizer. Left out, it is looked for in the transformer's file, where training checkpoints keep it. */
+  readonly vae?: string | undefined;
+  /** The T5 encoder: a Hugging Face folder with config.json, weights, and tokenizer.json or spiece.model. Needed to draw. */
+  readonly textEncoder?: string | undefined;
+  /** A tokenizer.json or spiece.model that does not stand beside the text encoder. */
+  readonly textTokenizer?: string | undefined;
+  /** Take the averaged weights of files that hold them too. Default false. */
+  readonly ema?: boolean | undefined;
+  /** Settings of generation; by default those of the released model that the tensors look like. */
+  readonly preset?: PresetName | undefined;
+  readonly config?: ConfigOverrides | undefined;
+}
+
+const PATHS = ['transformer', 'vae', 'textEncoder', 'textTokenizer'] as const;
+
+/** @throws InfinityError INVALID_ARGUMENT */
+function checkParts(parts: PretrainedParts): void {
+  refuseUnknown(parts, [...PATHS, 'ema', 'preset', 'config'], 'the parts of a model');
+  for (const name of PATHS) {
+    const path = parts[name];
+    if (path !== undefined && (typeof path !== 'string' || path === '')) invalidOption(name, 'a path', path);
+  }
+  if (PATHS.every((name) => parts[name] === undefined))
+    invalidArgument('the parts of a model', 'at least one path', parts, `Name some of ${PATHS.join(', ')}.`);
+  checkBoolean('ema', parts.ema ?? false);
+  if (parts.preset !== undefined && !PRESET_NAMES.includes(parts.preset))
+    invalidOption('preset', `one of ${PRESET_NAMES.join(', ')}`, parts.preset);
+  refuseUnknown(parts.config ?? {}, ['transformer', 'vae', 'textEncoder', 'generation'], 'config');
+  for (const [name, overrides] of Object.entries(parts.config ?? {}))
+    if (typeof overrides !== 'object' || overrides === null) invalidOption(`config.${name}`, 'an object', overrides);
+  const settings = ['guidance', 'tau', 'topK', 'topP', 'size'];
+  refuseUnknown(parts.config?.generation ?? {}, settings, 'config.generation');
+}
+
+/** Weights whose place is known, and what the files beside them say of the configuration. */
+interface Located {
+  readonly label: string;
+  readonly shapes: ReadonlyMap<string, readonly number[]>;
+  readonly said: Config;
+  open(): Promise<TensorSource>;
+}
+
+const isCheckpoint = async (path: string): Promise<boolean> =>
+  (await stat(join(path, INDEX_FILE)).catch(() => undefined)) !== undefined;
+
+async function locateComponent(directory: string, network: NetworkName): Promise<Located> {
+  const checkpoint = await Checkpoint.open(directory);
+  const open = () => checkpoint.weights(network);
+  const source = await open();
+  try {
+    const label = `${network} (${basename(resolve(directory))})`;
+    return { label, shapes: floatWeights(source, label).shapes, said: await checkpoint.config(network), open };
+  } finally {
+    await source.close();
+  }
+}
+
+async function configBeside(path: string): Promise<Config> {
+  const file = join(path, 'config.json');
+  return (await stat(file).catch(() => undefined)) ? readJsonObject(file) : {};
+}
+
+async function locate(path: string, network: NetworkName, ema: boolean): Promise<Located> {
+  if (await isCheckpoint(path)) return locateComponent(path, network);
+  const file = await weightFile(path);
+  const source = await openTensors(file);
+  try {
+    const { prefix } = chooseState(findStates(source.tensors.keys()), network, ema, file);
+    const at = prefix && `, ${prefix.slice(0, -1)}`;
+    const label = `${network} (${basename(resolve(path))}${at})`;
+    const { shapes } = floatWeights(tensorsBelow(source, prefix), label);
+    const said = file === path ? {} : await configBeside(dirname(file));
+    return { label, shapes, said, open: async () => tensorsBelow(await openTensors(file), prefix) };
+  } finally {
+    await source.close();
+  }
+}
+
+/** Whether a file of a transformer brings the visual tokenizer along. */
+async function bringsTokenizer(path: string): Promise<boolean> {
+  if (await isCheckpoint(path)) return (await Checkpoint.open(path, { sizesOnly: true })).has('vae');
+  const source = await openTensors(await weightFile(path));
+  try {
+    return findStates(source.tensors.keys()).some(({ network }) => network === 'vae');
+  } finally {
+    await source.close();
+  }
+}
+
+async function textTokenizer(path: string): Promise<TextTokenizer> {
+  if (await isCheckpoint(path)) return TextTokenizer.fromFile((await Checkpoint.open(path)).tokenizerPath);
+  const folder = (await stat(path).catch(() => undefined))?.isDirectory();
+  const candidates = folder ? ['tokenizer.json', 'spiece.model'].map((name) => join(path, name)) : [path];
+  for (const file of candidates) {
+    if (folder && !(await stat(file).catch(() => undefined))) continue;
+    if (!file.endsWith('.model')) return TextTokenizer.fromFile(file);
+    const bytes = await readFile(file).catch((cause) => {
+      throw new InfinityError('MODEL_NOT_FOUND', `Cannot read the text tokenizer ${file}.`, {
+        value: file,
+        cure: 'Check the path.',
+        cause,
+      });
+    });
+    return new TextTokenizer(tokenizerFromSentencePiece(bytes));
+  }
+  throw new InfinityError('MODEL_NOT_FOUND', `There is no tokenizer.json and no spiece.model in ${path}.`, {
+    value: path,
+    cure: 'Download it into the folder of the text encoder, or name it as textTokenizer.',
+  });
+}
+
+const part = <C>({ label, open }: Located, config: C): Part<C> => ({ config, label, open });
+
+/** Settings under the names of generation_config.json. */
+function generationOf(parts: PretrainedParts, transformer: InfinityConfig | undefined, tokenPixels: number): Config {
+  const preset = parts.preset ?? (transformer && presetOf(transformer, parts.transformer ?? ''));
+  const { guidance, tau, topK: top_k, topP: top_p, size } = parts.config?.generation ?? {};
+  const given = Object.entries({ guidance, tau, top_k, top_p, size }).filter(([, value]) => value !== undefined);
+  return { ...(preset && generationConfig(preset, tokenPixels)), ...Object.fromEntries(given) };
+}
+
+/**
+ * Finds, names and configures the parts; no weight but the small ones of the digest is ever read here.
+ *
+ * @throws InfinityError INVALID_ARGUMENT, MODEL_NOT_FOUND, CHECKPOINT_INVALID, UNSAFE_PICKLE, CHECKPOINT_CONFIG_MISMATCH
+ */
+export async function officialParts(parts: PretrainedParts): Promise<ModelParts> {
+  checkParts(parts);
+  const { ema = false, config = {} } = parts;
+  const vaePath =
+    parts.vae ?? (parts.transformer && (await bringsTokenizer(parts.transformer)) ? parts.transformer : undefined);
+  const vae = vaePath === undefined ? undefined : await locate(vaePath, 'vae', ema && vaePath !== parts.transformer);
+  const vaeConfig = vae && inferAutoencoderConfig(vae.shapes, { ...vae.said, ...config.vae });
+  const transformer = parts.transformer === undefined ? undefined : await locate(parts.transformer, 'transformer', ema);
+  const transformerConfig =
+    transformer &&
+    inferInfinityConfig(transformer.shapes, {
+      tokenizerBits: vaeConfig?.codebook_dim,
+      given: { ...transformer.said, ...config.transformer },
+    });
+  const text = parts.textEncoder === undefined ? undefined : await locate(parts.textEncoder, 'text_encoder', false);
+  const tokenizerPath = parts.textTokenizer ?? parts.textEncoder;
+  const tokenPixels = (vaeConfig?.patch_size ?? 16) * (transformerConfig?.apply_spatial_patchify ? 2 : 1);
+  const name = basename(resolve(parts.transformer ?? vaePath ?? parts.textEncoder ?? parts.textTokenizer!));
+  const found: ModelParts = {
+    name: name.replace(/\.\w+$/, ''),
+    vae: vae && part(vae, vaeConfig!),
+    vaeSchedule: vae?.said.scale_schedule,
+    transformer: transformer && part(transformer, transformerConfig!),
+    text_encoder: text && part(text, inferT5Config(text.shapes, { ...text.said, ...config.textEncoder })),
+    tokenizer: tokenizerPath === undefined ? undefined : await textTokenizer(tokenizerPath),
+    generation: generationOf(parts, transformerConfig, tokenPixels),
+    identify: async () => ({ name: found.name, sha256: await fingerprint(found) }),
+  };
+  return found;
+}
