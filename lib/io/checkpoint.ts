@@ -16,9 +16,12 @@ import {
   readJsonObject,
   verifyFiles,
 } from './model_index.js';
+import { openTensors } from './open_tensors.js';
 import { type Chunks, syncFolder, writeError, writeOutput } from './output_file.js';
-import { INDEX_SUFFIX, openTensors, readAll, safetensorsChunks, type TensorSource } from './safetensors.js';
+import { safetensorsChunks } from './safetensors.js';
+import { INDEX_SUFFIX } from './sharded.js';
 import type { LazyTensor, TensorData } from './tensor_data.js';
+import { readAll, type TensorSource } from './tensor_source.js';
 
 export const COMPONENTS = ['transformer', 'vae', 'text_encoder', 'trainer_state'] as const;
 export type ComponentName = (typeof COMPONENTS)[number];

@@ -1,6 +1,7 @@
 /** Parts of a tensor source: the state dict that lies deeper in a training checkpoint, under the names of its own network. */
-import type { TensorSource } from './safetensors.js';
+
 import type { TensorData, TensorInfo } from './tensor_data.js';
+import type { TensorSource } from './tensor_source.js';
 
 /** Segments that PyTorch's wrappers put into names: compiled, sharded and recomputed modules. */
 const WRAPPERS = /(^|\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)/g;

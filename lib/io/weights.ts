@@ -1,7 +1,7 @@
 /** Weights of a network in a tensor source: which tensors are candidates, and what their values are. */
 import { createHash } from 'node:crypto';
-import type { TensorSource } from './safetensors.js';
 import { formatInfo, type TensorDType, toFloat32 } from './tensor_data.js';
+import type { TensorSource } from './tensor_source.js';
 
 /** Types that weights may be stored in. */
 const FLOATING: readonly TensorDType[] = ['F64', 'F32', 'F16', 'BF16'];

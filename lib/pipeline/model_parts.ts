@@ -2,8 +2,8 @@
 import { createHash } from 'node:crypto';
 import { basename } from 'node:path';
 import type { Checkpoint, ComponentName, Config } from '../io/checkpoint.js';
-import type { TensorSource } from '../io/safetensors.js';
 import { elementCount } from '../io/tensor_data.js';
+import type { TensorSource } from '../io/tensor_source.js';
 import { floatWeights } from '../io/weights.js';
 import type { Module } from '../nn/module.js';
 import { T5Encoder } from '../text/t5.js';

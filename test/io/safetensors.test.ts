@@ -3,8 +3,8 @@ import { mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:f
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
+import { openTensors } from '../../lib/io/open_tensors.js';
 import {
-  openTensors,
   parseSafetensors,
   readSafetensors,
   SafetensorsFile,

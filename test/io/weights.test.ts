@@ -3,8 +3,8 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { tensorsBelow } from '../../lib/io/nested_tensors.js';
-import type { TensorSource } from '../../lib/io/safetensors.js';
 import { fromFloat32, type TensorData } from '../../lib/io/tensor_data.js';
+import type { TensorSource } from '../../lib/io/tensor_source.js';
 import { weightFile } from '../../lib/io/weight_path.js';
 import { floatWeights } from '../../lib/io/weights.js';
 
