@@ -13,7 +13,11 @@ export {
 export {
   type CheckpointDescription,
   type ConfigOverrides,
+  type ConvertOptions,
+  type ConvertProgress,
+  convertCheckpoint,
   describeCheckpoint,
+  describeWeights,
   type GenerateOptions,
   type GenerateResult,
   InfinityPipeline,
@@ -31,7 +35,9 @@ export {
   type SamplingDefaults,
   type ScaleEvent,
   type Size,
+  type StateDescription,
   type StreamEvent,
   type StreamOptions,
+  type WeightsDescription,
 } from './pipeline/index.js';
 export { BitTokens, type BitTokensInit, type TokenizerName } from './tokenizer/bit_file.js';

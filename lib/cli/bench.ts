@@ -6,9 +6,9 @@ import { Device } from '../device.js';
 import { invalidArgument } from '../errors.js';
 import { InfinityPipeline } from '../pipeline/index.js';
 import { interruptSignal, numberOption, print } from './context.js';
+import { addModelOptions, type ModelFlags, modelSource } from './model_options.js';
 
-interface Flags {
-  model?: string;
+interface Flags extends ModelFlags {
   prompt: string;
   rounds: number;
   json?: boolean;
@@ -32,10 +32,10 @@ async function drawPng(pipe: InfinityPipeline, prompt: string, seed: number, sig
   return performance.now() - begin;
 }
 
-async function* measure({ model, prompt, rounds }: Flags, signal: AbortSignal): AsyncGenerator<Measure> {
+async function* measure({ prompt, rounds, ...flags }: Flags, signal: AbortSignal): AsyncGenerator<Measure> {
   const milliseconds = (name: string, value: number): Measure => ({ name, value, unit: 'ms' });
   const begin = performance.now();
-  await using pipe = await InfinityPipeline.fromPretrained(model, { signal });
+  await using pipe = await InfinityPipeline.fromPretrained(await modelSource(flags), { signal });
   yield milliseconds('load', performance.now() - begin);
   yield milliseconds('first prompt to PNG', await drawPng(pipe, prompt, 0, signal));
   // Since the process began: starting Node and loading this package included.
@@ -69,9 +69,7 @@ async function bench(flags: Flags): Promise<void> {
 }
 
 export function benchCommand(): Command {
-  return new Command('bench')
-    .description('measure how fast this installation draws')
-    .option('-m, --model <directory>', 'a checkpoint (default: the embedded model)')
+  return addModelOptions(new Command('bench').description('measure how fast this installation draws'))
     .option('-p, --prompt <text>', 'what to draw', 'a red circle above a blue square')
     .option('--rounds <integer>', 'pictures drawn warm', numberOption('--rounds'), 50)
     .option('--json', 'JSON lines on stdout')

@@ -4,18 +4,18 @@ import { formatOfPath, loadImage, STDOUT } from '../io/index.js';
 import { InfinityPipeline } from '../pipeline/index.js';
 import { BitTokens, checkBitPath } from '../tokenizer/bit_file.js';
 import { interruptSignal, numberOption, print } from './context.js';
+import { addModelOptions, type ModelFlags, modelSource } from './model_options.js';
 
-interface Flags {
+interface Flags extends ModelFlags {
   out: string;
-  model?: string;
   json?: boolean;
 }
 
-async function encode(picture: string, { out, model, json }: Flags): Promise<void> {
+async function encode(picture: string, { out, json, ...flags }: Flags): Promise<void> {
   const signal = interruptSignal();
   checkBitPath(out);
   const image = await loadImage(picture);
-  await using pipe = await InfinityPipeline.fromPretrained(model, { signal });
+  await using pipe = await InfinityPipeline.fromPretrained(await modelSource(flags), { signal });
   const tokens = await pipe.encode(image, { signal });
   await tokens.toFile(out);
   if (out === STDOUT) return;
@@ -31,11 +31,11 @@ async function encode(picture: string, { out, model, json }: Flags): Promise<voi
   );
 }
 
-async function decode(file: string, { out, model, json, scales }: Flags & { scales?: number }): Promise<void> {
+async function decode(file: string, { out, json, scales, ...flags }: Flags & { scales?: number }): Promise<void> {
   const signal = interruptSignal();
   formatOfPath(out);
   const tokens = await BitTokens.fromFile(file);
-  await using pipe = await InfinityPipeline.fromPretrained(model, { signal });
+  await using pipe = await InfinityPipeline.fromPretrained(await modelSource(flags), { signal });
   const image = await pipe.decode(tokens, { scales, signal });
   await image.toFile(out);
   if (out === STDOUT) return;
@@ -45,22 +45,20 @@ async function decode(file: string, { out, model, json, scales }: Flags & { scal
 }
 
 export function encodeCommand(): Command {
-  return new Command('encode')
+  const command = new Command('encode')
     .description('write the bits of a picture')
     .argument('<picture>', 'a picture file; it is resized and cropped to the nearest size of the model')
-    .option('-o, --out <file>', 'where the bits go; "-" is standard output', 'picture.bits')
-    .option('-m, --model <directory>', 'a checkpoint (default: the embedded model)')
-    .option('--json', 'one JSON line on stdout')
-    .action(encode);
+    .option('-o, --out <file>', 'where the bits go; "-" is standard output', 'picture.bits');
+  return addModelOptions(command).option('--json', 'one JSON line on stdout').action(encode);
 }
 
 export function decodeCommand(): Command {
-  return new Command('decode')
+  const command = new Command('decode')
     .description('draw the picture of a file of bits')
     .argument('<bits>', 'a file that "encode" wrote; one that was cut off gives a coarser picture')
     .option('-o, --out <file>', 'png, jpeg, webp or avif by its extension; "-" is standard output', 'decoded.png')
-    .option('--scales <integer>', 'decode the first scales alone', numberOption('--scales'))
-    .option('-m, --model <directory>', 'the checkpoint that encoded them (default: the embedded model)')
+    .option('--scales <integer>', 'decode the first scales alone', numberOption('--scales'));
+  return addModelOptions(command, 'the checkpoint that encoded them (default: the embedded model)')
     .option('--json', 'one JSON line on stdout')
     .action(decode);
 }

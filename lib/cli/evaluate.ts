@@ -4,9 +4,9 @@ import { evaluateShapes } from '../eval/evaluate_shapes.js';
 import { SHAPES_CATEGORIES } from '../eval/shapes/index.js';
 import { InfinityPipeline } from '../pipeline/index.js';
 import { interruptSignal, numberOption, ProgressBar, print } from './context.js';
+import { addModelOptions, type ModelFlags, modelSource } from './model_options.js';
 
-interface Flags {
-  model?: string;
+interface Flags extends ModelFlags {
   prompts: number;
   pictures: number;
   seed: number;
@@ -18,7 +18,7 @@ interface Flags {
 
 async function evaluate(flags: Flags): Promise<void> {
   const signal = interruptSignal();
-  await using pipe = await InfinityPipeline.fromPretrained(flags.model, { signal });
+  await using pipe = await InfinityPipeline.fromPretrained(await modelSource(flags), { signal });
   const { prompts, pictures, seed, guidance, tau, ceiling = false } = flags;
   const bar = await ProgressBar.start('judging', SHAPES_CATEGORIES.length * prompts * pictures);
   try {
@@ -34,9 +34,7 @@ async function evaluate(flags: Flags): Promise<void> {
 }
 
 export function evalCommand(): Command {
-  return new Command('eval')
-    .description('score a checkpoint with ShapesEval')
-    .option('-m, --model <directory>', 'a checkpoint (default: the embedded model)')
+  return addModelOptions(new Command('eval').description('score a checkpoint with ShapesEval'))
     .option('--prompts <integer>', 'prompts of each category', numberOption('--prompts'), 100)
     .option('--pictures <integer>', 'pictures of each prompt', numberOption('--pictures'), 4)
     .option('-s, --seed <integer>', 'seed of prompts and pictures', numberOption('--seed'), 1)

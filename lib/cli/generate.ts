@@ -5,13 +5,13 @@ import { InfinityError } from '../errors.js';
 import { formatOfPath, loadImage, STDOUT } from '../io/index.js';
 import { type GenerateOptions, InfinityPipeline, type PictureSettings } from '../pipeline/index.js';
 import { given, interruptSignal, numberOption, ProgressBar, perScaleOption, print } from './context.js';
+import { addModelOptions, type ModelFlags, modelSource } from './model_options.js';
 
 const DEFAULT_PROMPT = 'a red circle above a blue square';
 const DEFAULT_OUTPUT = 'infinity.png';
 
-interface Flags {
+interface Flags extends ModelFlags {
   out: string;
-  model?: string;
   from?: string;
   seed?: number;
   count?: number;
@@ -58,7 +58,7 @@ function checkModel(recorded: PictureSettings | undefined, pipe: InfinityPipelin
   if (!chosen)
     throw new InfinityError('INVALID_ARGUMENT', message, {
       value: recorded.model,
-      cure: 'Pass the directory of that model with --model.',
+      cure: 'Name that model, with --model or by its parts.',
     });
   process.stderr.write(`node-infinity: ${message} The result will differ.\n`);
 }
@@ -75,8 +75,9 @@ async function generate(prompts: string[], flags: Flags): Promise<void> {
     ...recorded?.options,
     ...given({ seed, count, size, nearest, negativePrompt: flags.negative, guidance, tau, topK, topP }),
   };
-  await using pipe = await InfinityPipeline.fromPretrained(flags.model, { signal, threads });
-  checkModel(recorded, pipe, flags.model !== undefined);
+  const source = await modelSource(flags);
+  await using pipe = await InfinityPipeline.fromPretrained(source, { signal, threads });
+  checkModel(recorded, pipe, source !== undefined);
   const bar = await ProgressBar.start('drawing', 1);
   try {
     const { images } = await pipe.generate(texts, {
@@ -100,11 +101,11 @@ async function generate(prompts: string[], flags: Flags): Promise<void> {
 }
 
 export function generateCommand(): Command {
-  return new Command('generate')
+  const command = new Command('generate')
     .description('draw pictures of prompts')
     .argument('[prompts...]', `what to draw (default: "${DEFAULT_PROMPT}")`)
-    .option('-o, --out <file>', 'png, jpeg, webp or avif by its extension; "-" is standard output', DEFAULT_OUTPUT)
-    .option('-m, --model <directory>', 'a checkpoint (default: the embedded model)')
+    .option('-o, --out <file>', 'png, jpeg, webp or avif by its extension; "-" is standard output', DEFAULT_OUTPUT);
+  return addModelOptions(command)
     .option('--from <png>', 'repeat the prompt, seed and settings stored in a picture')
     .option(
       '-s, --seed <integer>',

@@ -1,9 +1,11 @@
-/** `inspect`: what a picture or a checkpoint says of itself, without loading weights. */
+/** `inspect`: what a picture, a checkpoint or a file of weights says of itself, without loading weights. */
 import { stat } from 'node:fs/promises';
 import { Command } from 'commander';
 import { InfinityError } from '../errors.js';
 import { loadImage } from '../io/index.js';
-import { describeCheckpoint } from '../pipeline/index.js';
+import { isWeightFile } from '../io/weight_path.js';
+import { describeCheckpoint, describeWeights } from '../pipeline/index.js';
+import { isCheckpoint } from '../pipeline/locate_weights.js';
 import { print } from './context.js';
 
 async function inspect(path: string, flags: { json?: boolean }): Promise<void> {
@@ -13,8 +15,13 @@ async function inspect(path: string, flags: { json?: boolean }): Promise<void> {
       value: path,
       cure: 'Check the path.',
     });
-  const value = found.isDirectory() ? await describeCheckpoint(path) : await describePicture(path);
+  const value = await describe(path, found.isDirectory());
   print(flags.json === true, value, () => JSON.stringify(value, null, 2));
+}
+
+async function describe(path: string, folder: boolean): Promise<object> {
+  if (folder && (await isCheckpoint(path))) return describeCheckpoint(path);
+  return folder || isWeightFile(path) ? describeWeights(path) : describePicture(path);
 }
 
 async function describePicture(path: string): Promise<object> {
@@ -24,8 +31,11 @@ async function describePicture(path: string): Promise<object> {
 
 export function inspectCommand(): Command {
   return new Command('inspect')
-    .description('print what a picture was drawn from, or what a checkpoint holds')
-    .argument('<path>', 'a picture of this package, or a checkpoint directory')
+    .description('print what a picture was drawn from, or what a checkpoint or a file of weights holds')
+    .argument(
+      '<path>',
+      'a picture of this package, a checkpoint directory, or official weights: a file, an index, a folder',
+    )
     .option('--json', 'one JSON line on stdout')
     .action(inspect);
 }

@@ -13,6 +13,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   train: async () => (await import('./train.js')).trainCommand(),
   eval: async () => (await import('./evaluate.js')).evalCommand(),
   bench: async () => (await import('./bench.js')).benchCommand(),
+  convert: async () => (await import('./convert.js')).convertCommand(),
   inspect: async () => (await import('./inspect.js')).inspectCommand(),
   pull: async () => (await import('./pull.js')).pullCommand(),
   doctor: async () => (await import('./doctor.js')).doctorCommand(),

@@ -3,10 +3,10 @@ import { Command } from 'commander';
 import { formatOfPath, loadImage, STDOUT } from '../io/index.js';
 import { InfinityPipeline } from '../pipeline/index.js';
 import { interruptSignal, print } from './context.js';
+import { addModelOptions, type ModelFlags, modelSource } from './model_options.js';
 
-interface Flags {
+interface Flags extends ModelFlags {
   out: string;
-  model?: string;
   json?: boolean;
 }
 
@@ -14,7 +14,7 @@ async function reconstruct(picture: string, flags: Flags): Promise<void> {
   const signal = interruptSignal();
   formatOfPath(flags.out);
   const image = await loadImage(picture);
-  await using pipe = await InfinityPipeline.fromPretrained(flags.model, { signal });
+  await using pipe = await InfinityPipeline.fromPretrained(await modelSource(flags), { signal });
   const { image: result, ...quality } = await pipe.reconstruct(image, { signal });
   await result.toFile(flags.out);
   if (flags.out === STDOUT) return;
@@ -29,11 +29,9 @@ async function reconstruct(picture: string, flags: Flags): Promise<void> {
 }
 
 export function reconstructCommand(): Command {
-  return new Command('reconstruct')
+  const command = new Command('reconstruct')
     .description('encode a picture into bits and decode it again')
     .argument('<picture>', 'a picture file; it is resized and cropped to the nearest size of the model')
-    .option('-o, --out <file>', 'where the result goes', 'reconstruction.png')
-    .option('-m, --model <directory>', 'a checkpoint (default: the embedded model)')
-    .option('--json', 'one JSON line on stdout')
-    .action(reconstruct);
+    .option('-o, --out <file>', 'where the result goes', 'reconstruction.png');
+  return addModelOptions(command).option('--json', 'one JSON line on stdout').action(reconstruct);
 }

@@ -68,6 +68,14 @@ export function roundToBf16(f32Bits: number): number {
   return ((f32Bits + 0x7fff + ((f32Bits >>> 16) & 1)) >>> 16) & 0xffff;
 }
 
+let halves: Float32Array | undefined;
+
+/** The values of all 65536 half-precision patterns: weights come by the hundred million. */
+function halfValues(): Float32Array {
+  halves ??= Float32Array.from({ length: 1 << 16 }, (_, bits) => f16ToNumber(bits));
+  return halves;
+}
+
 type Read = (view: DataView, at: number) => number;
 
 function reader(dtype: TensorDType): Read {
@@ -77,8 +85,6 @@ function reader(dtype: TensorDType): Read {
       return (v, at) => v.getFloat64(at, true);
     case 'F32':
       return (v, at) => v.getFloat32(at, true);
-    case 'F16':
-      return (v, at) => f16ToNumber(v.getUint16(at, true));
     case 'BF16':
       return (v, at) => bf16ToF32(v.getUint16(at, true), scratch);
     case 'I64':
@@ -115,6 +121,11 @@ function fill<T extends Float32Array | Float64Array>(td: TensorData, out: T): T 
     const aligned = data.byteOffset % 2 === 0 ? data : new Uint8Array(data);
     const halves = new Uint16Array(aligned.buffer, aligned.byteOffset, out.length);
     for (let i = 0; i < bits.length; i++) bits[i] = halves[i] << 16;
+    return out;
+  }
+  if (td.dtype === 'F16') {
+    const values = halfValues();
+    for (let i = 0; i < out.length; i++) out[i] = values[view.getUint16(2 * i, true)]!;
     return out;
   }
   const read = reader(td.dtype);
@@ -156,6 +167,7 @@ export function fromFloat32(values: Float32Array, shape: readonly number[], dtyp
   if (dtype === 'F32')
     return { dtype, shape, data: new Uint8Array(values.buffer, values.byteOffset, values.byteLength) };
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  const halves = Uint16Array.from(bits, roundToBf16);
+  const halves = new Uint16Array(bits.length);
+  for (let i = 0; i < bits.length; i++) halves[i] = roundToBf16(bits[i]!);
   return { dtype, shape, data: new Uint8Array(halves.buffer) };
 }

@@ -168,8 +168,8 @@ export class Module {
     return false;
   }
 
-  /** The configuration's option that decides whether tensor `name` exists and what shape it has, for messages. */
-  protected optionOf(_name: string): string | undefined {
+  /** The configuration's options that decide whether a tensor exists and what shape it has, for messages. */
+  protected optionOf(_name: string, _missing: boolean): string | undefined {
     return undefined;
   }
 
@@ -188,14 +188,15 @@ export class Module {
       const found = shapes.get(from);
       const firstAxis = this.adaptsRows(tensor) ? 1 : 0;
       const fits = found?.length === own.rank && found.every((n, i) => i < firstAxis || n === own.shape[i]);
-      const line = { tensor, option: this.optionOf(tensor), expected: own.shape, found: found ?? others?.get(from) };
-      if (!fits) (line.found ? other : missing).push(line);
+      const there = found ?? others?.get(from);
+      const line = { tensor, option: this.optionOf(tensor, !there), expected: own.shape, found: there };
+      if (!fits) (there ? other : missing).push(line);
       sources.set(tensor, from);
     }
     const used = new Set(sources.values());
     for (const [tensor, found] of shapes)
       if (!used.has(tensor) && !this.ignores(tensor))
-        other.push({ tensor, option: this.optionOf(tensor), expected: undefined, found });
+        other.push({ tensor, option: this.optionOf(tensor, false), expected: undefined, found });
     // What is there tells more than what is not.
     if (other.length + missing.length > 0) refuseState([...other, ...missing], state.name);
     return sources;

@@ -1,6 +1,15 @@
 /** The pipeline and the types of its calls. */
 
-export { type CheckpointDescription, type ComponentDescription, describeCheckpoint } from './describe_checkpoint.js';
+export { type ConvertOptions, type ConvertProgress, convertCheckpoint } from './convert.js';
+export {
+  type CheckpointDescription,
+  type ComponentDescription,
+  describeCheckpoint,
+  describeWeights,
+  type StateDescription,
+  type TensorSummary,
+  type WeightsDescription,
+} from './describe_checkpoint.js';
 export type { LoadProgress } from './load.js';
 export type { LoadOptions } from './load_options.js';
 export type { ConfigOverrides, PretrainedParts } from './official_parts.js';

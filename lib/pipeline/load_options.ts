@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import { describe, InfinityError, invalidArgument } from '../errors.js';
 import { Checkpoint } from '../io/checkpoint.js';
+import { resolveModelSource } from '../io/hub/index.js';
 import { packageRoot } from '../native.js';
 import type { LoadProgress } from './load.js';
 import { checkpointParts, type ModelParts } from './model_parts.js';
@@ -29,7 +30,7 @@ export function embeddedModel(): string {
 /** @throws InfinityError MODEL_NOT_FOUND, CHECKPOINT_INVALID, CHECKPOINT_CONFIG_MISMATCH, UNSAFE_PICKLE */
 export async function openModel(source: string | PretrainedParts | undefined): Promise<ModelParts> {
   if (typeof source === 'object') return officialParts(source);
-  if (source !== undefined) return checkpointParts(await Checkpoint.open(source));
+  if (source !== undefined) return checkpointParts(await Checkpoint.open(await resolveModelSource(source)));
   const checkpoint = await Checkpoint.open(embeddedModel()).catch((cause) => {
     if (!(cause instanceof InfinityError) || cause.code !== 'MODEL_NOT_FOUND') throw cause;
     throw new InfinityError('MODEL_NOT_FOUND', 'This copy of the package has no embedded model.', {

@@ -59,18 +59,14 @@ export async function checkpointParts(checkpoint: Checkpoint): Promise<ModelPart
   };
 }
 
-/** The network of a part, without memory. */
-export function buildNetwork(parts: ModelParts, name: NetworkName): Module | undefined {
-  if (name === 'transformer') return parts.transformer && new InfinityTransformer(parts.transformer.config);
-  if (name === 'vae') return parts.vae && new Autoencoder(parts.vae.config);
-  return parts.text_encoder && new T5Encoder(parts.text_encoder.config);
+/** A network, without memory. */
+function declareNetwork(name: NetworkName, config: object): Module {
+  if (name === 'transformer') return new InfinityTransformer(config as InfinityConfig);
+  return name === 'vae' ? new Autoencoder(config as AutoencoderConfig) : new T5Encoder(config as T5Config);
 }
 
-/** A part with its weights and their match with its network. */
-export interface MatchedPart {
-  readonly name: NetworkName;
-  readonly config: Config;
-  readonly source: TensorSource;
+/** How the tensors of a source go into a network. */
+export interface PartMatch {
   /** Shapes of the network by name. */
   readonly shapes: ReadonlyMap<string, readonly number[]>;
   /** Name in the network -> name in the source. */
@@ -80,25 +76,26 @@ export interface MatchedPart {
 }
 
 /**
- * Opens the weights of every part one after the other and compares them with its network; no weight is read.
+ * Compares weights with the network of a part; none is read.
  *
  * @throws InfinityError CHECKPOINT_CONFIG_MISMATCH naming options and tensors
  */
-export async function* matchedParts(parts: ModelParts): AsyncGenerator<MatchedPart> {
-  for (const name of NETWORKS) {
-    const part = parts[name];
-    const network = buildNetwork(parts, name);
-    if (!part || !network) continue;
-    const source = await part.open();
-    try {
-      const names = network.matchState(floatWeights(source, part.label));
-      const [shapes, parameters] = [network.stateShapes(), network.parameterCount()];
-      yield { name, config: { ...part.config }, source, shapes, names, parameters };
-    } finally {
-      await source.close();
-      network.dispose();
-    }
+export function matchPart(name: NetworkName, { config, label }: Part<object>, source: TensorSource): PartMatch {
+  const network = declareNetwork(name, config);
+  try {
+    const names = network.matchState(floatWeights(source, label));
+    return { names, shapes: network.stateShapes(), parameters: network.parameterCount() };
+  } finally {
+    network.dispose();
   }
+}
+
+/** The parts of a model that are there. */
+export function partsOf(parts: ModelParts): [NetworkName, Part<object>][] {
+  return NETWORKS.flatMap((name): [NetworkName, Part<object>][] => {
+    const part = parts[name];
+    return part ? [[name, part]] : [];
+  });
 }
 
 /** Tensors of up to so many elements enter the digest with their values. */
@@ -110,12 +107,17 @@ const DIGEST_ELEMENTS = 1 << 14;
  */
 export async function fingerprint(parts: ModelParts): Promise<string> {
   const hash = createHash('sha256');
-  for await (const { name, config, source, names } of matchedParts(parts)) {
-    hash.update(`${name} ${JSON.stringify(config)}\n`);
-    for (const from of [...names.values()].sort()) {
-      const { dtype, shape } = source.tensors.get(from)!;
-      hash.update(`${from} ${dtype} ${shape.join()}\n`);
-      if (elementCount(shape) <= DIGEST_ELEMENTS) hash.update((await source.read(from)).data);
+  for (const [name, part] of partsOf(parts)) {
+    hash.update(`${name} ${JSON.stringify(part.config)}\n`);
+    const source = await part.open();
+    try {
+      for (const [own, from] of [...matchPart(name, part, source).names].sort(([a], [b]) => (a < b ? -1 : 1))) {
+        const { dtype, shape } = source.tensors.get(from)!;
+        hash.update(`${own} ${dtype} ${shape.join()}\n`);
+        if (elementCount(shape) <= DIGEST_ELEMENTS) hash.update((await source.read(from)).data);
+      }
+    } finally {
+      await source.close();
     }
   }
   hash.update(JSON.stringify(parts.tokenizer?.json ?? null));

@@ -1,14 +1,9 @@
 /** Models put together from files as they are published: which tensors are what, and the configuration that they tell. */
 import { readFile, stat } from 'node:fs/promises';
-import { basename, dirname, join, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { InfinityError, invalidArgument } from '../errors.js';
 import { Checkpoint, type Config } from '../io/checkpoint.js';
-import { INDEX_FILE, readJsonObject } from '../io/model_index.js';
-import { tensorsBelow } from '../io/nested_tensors.js';
-import { openTensors } from '../io/open_tensors.js';
-import type { TensorSource } from '../io/tensor_source.js';
-import { weightFile } from '../io/weight_path.js';
-import { floatWeights } from '../io/weights.js';
+import { resolveModelSource } from '../io/hub/index.js';
 import { inferT5Config } from '../text/infer_config.js';
 import { tokenizerFromSentencePiece } from '../text/sentencepiece.js';
 import type { T5Config } from '../text/t5_config.js';
@@ -17,7 +12,7 @@ import type { AutoencoderConfig } from '../tokenizer/config.js';
 import { inferAutoencoderConfig } from '../tokenizer/infer_config.js';
 import type { InfinityConfig } from '../transformer/config.js';
 import { inferInfinityConfig } from '../transformer/infer_config.js';
-import { chooseState, findStates, type NetworkName } from './find_states.js';
+import { bringsTokenizer, isCheckpoint, type LocatedWeights, locateWeights } from './locate_weights.js';
 import { fingerprint, type ModelParts, type Part } from './model_parts.js';
 import { checkBoolean, invalidOption, refuseUnknown, type SamplingDefaults } from './options.js';
 import { generationConfig, PRESET_NAMES, type PresetName, presetOf } from './presets.js';
@@ -33,7 +28,7 @@ export interface ConfigOverrides {
 
 /**
  * Published files, each by its path: a file of weights (.pth, .safetensors, .bin), the index of a folder of shards, a folder that
- * holds one of these, or the directory of a checkpoint of which one component is taken.
+ * holds one of these, a pulled repository `hf:organisation/repository`, or the directory of a checkpoint of which one component is taken.
  */
 export interface PretrainedParts {
   /** Needed to draw. */
@@ -72,61 +67,6 @@ function checkParts(parts: PretrainedParts): void {
   refuseUnknown(parts.config?.generation ?? {}, settings, 'config.generation');
 }
 
-/** Weights whose place is known, and what the files beside them say of the configuration. */
-interface Located {
-  readonly label: string;
-  readonly shapes: ReadonlyMap<string, readonly number[]>;
-  readonly said: Config;
-  open(): Promise<TensorSource>;
-}
-
-const isCheckpoint = async (path: string): Promise<boolean> =>
-  (await stat(join(path, INDEX_FILE)).catch(() => undefined)) !== undefined;
-
-async function locateComponent(directory: string, network: NetworkName): Promise<Located> {
-  const checkpoint = await Checkpoint.open(directory);
-  const open = () => checkpoint.weights(network);
-  const source = await open();
-  try {
-    const label = `${network} (${basename(resolve(directory))})`;
-    return { label, shapes: floatWeights(source, label).shapes, said: await checkpoint.config(network), open };
-  } finally {
-    await source.close();
-  }
-}
-
-async function configBeside(path: string): Promise<Config> {
-  const file = join(path, 'config.json');
-  return (await stat(file).catch(() => undefined)) ? readJsonObject(file) : {};
-}
-
-async function locate(path: string, network: NetworkName, ema: boolean): Promise<Located> {
-  if (await isCheckpoint(path)) return locateComponent(path, network);
-  const file = await weightFile(path);
-  const source = await openTensors(file);
-  try {
-    const { prefix } = chooseState(findStates(source.tensors.keys()), network, ema, file);
-    const at = prefix && `, ${prefix.slice(0, -1)}`;
-    const label = `${network} (${basename(resolve(path))}${at})`;
-    const { shapes } = floatWeights(tensorsBelow(source, prefix), label);
-    const said = file === path ? {} : await configBeside(dirname(file));
-    return { label, shapes, said, open: async () => tensorsBelow(await openTensors(file), prefix) };
-  } finally {
-    await source.close();
-  }
-}
-
-/** Whether a file of a transformer brings the visual tokenizer along. */
-async function bringsTokenizer(path: string): Promise<boolean> {
-  if (await isCheckpoint(path)) return (await Checkpoint.open(path, { sizesOnly: true })).has('vae');
-  const source = await openTensors(await weightFile(path));
-  try {
-    return findStates(source.tensors.keys()).some(({ network }) => network === 'vae');
-  } finally {
-    await source.close();
-  }
-}
-
 async function textTokenizer(path: string): Promise<TextTokenizer> {
   if (await isCheckpoint(path)) return TextTokenizer.fromFile((await Checkpoint.open(path)).tokenizerPath);
   const folder = (await stat(path).catch(() => undefined))?.isDirectory();
@@ -149,7 +89,7 @@ async function textTokenizer(path: string): Promise<TextTokenizer> {
   });
 }
 
-const part = <C>({ label, open }: Located, config: C): Part<C> => ({ config, label, open });
+const part = <C>({ label, open }: LocatedWeights, config: C): Part<C> => ({ config, label, open });
 
 /** Settings under the names of generation_config.json. */
 function generationOf(parts: PretrainedParts, transformer: InfinityConfig | undefined, tokenPixels: number): Config {
@@ -164,21 +104,26 @@ function generationOf(parts: PretrainedParts, transformer: InfinityConfig | unde
  *
  * @throws InfinityError INVALID_ARGUMENT, MODEL_NOT_FOUND, CHECKPOINT_INVALID, UNSAFE_PICKLE, CHECKPOINT_CONFIG_MISMATCH
  */
-export async function officialParts(parts: PretrainedParts): Promise<ModelParts> {
-  checkParts(parts);
+export async function officialParts(given: PretrainedParts): Promise<ModelParts> {
+  checkParts(given);
+  const parts = { ...given };
+  for (const name of PATHS) if (parts[name] !== undefined) parts[name] = await resolveModelSource(parts[name]);
   const { ema = false, config = {} } = parts;
   const vaePath =
     parts.vae ?? (parts.transformer && (await bringsTokenizer(parts.transformer)) ? parts.transformer : undefined);
-  const vae = vaePath === undefined ? undefined : await locate(vaePath, 'vae', ema && vaePath !== parts.transformer);
+  const vae =
+    vaePath === undefined ? undefined : await locateWeights(vaePath, 'vae', ema && vaePath !== parts.transformer);
   const vaeConfig = vae && inferAutoencoderConfig(vae.shapes, { ...vae.said, ...config.vae });
-  const transformer = parts.transformer === undefined ? undefined : await locate(parts.transformer, 'transformer', ema);
+  const transformer =
+    parts.transformer === undefined ? undefined : await locateWeights(parts.transformer, 'transformer', ema);
   const transformerConfig =
     transformer &&
     inferInfinityConfig(transformer.shapes, {
       tokenizerBits: vaeConfig?.codebook_dim,
       given: { ...transformer.said, ...config.transformer },
     });
-  const text = parts.textEncoder === undefined ? undefined : await locate(parts.textEncoder, 'text_encoder', false);
+  const text =
+    parts.textEncoder === undefined ? undefined : await locateWeights(parts.textEncoder, 'text_encoder', false);
   const tokenizerPath = parts.textTokenizer ?? parts.textEncoder;
   const tokenPixels = (vaeConfig?.patch_size ?? 16) * (transformerConfig?.apply_spatial_patchify ? 2 : 1);
   const name = basename(resolve(parts.transformer ?? vaePath ?? parts.textEncoder ?? parts.textTokenizer!));

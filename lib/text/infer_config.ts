@@ -42,9 +42,9 @@ export function inferT5Config(
 }
 
 /** The options that decide tensor `name`. */
-export function t5OptionOf(name: string, { num_layers }: T5Config): string {
+export function t5OptionOf(name: string, missing: boolean, { num_layers }: T5Config): string {
   const block = /^encoder\.block\.(\d+)\./.exec(name)?.[1];
-  if (block !== undefined && Number(block) >= num_layers) return 'num_layers';
+  if (block !== undefined && (missing || Number(block) >= num_layers)) return 'num_layers';
   if (/relative_attention_bias/.test(name)) return 'num_heads, relative_attention_num_buckets';
   if (/SelfAttention\./.test(name)) return 'num_heads, d_kv, d_model';
   if (/DenseReluDense\./.test(name)) return 'd_ff, d_model';

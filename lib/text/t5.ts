@@ -112,8 +112,8 @@ export class T5Encoder extends Module {
     return name === 'shared.weight' && !shapes.has(name) ? 'encoder.embed_tokens.weight' : name;
   }
 
-  protected override optionOf(name: string): string {
-    return t5OptionOf(name, this.config);
+  protected override optionOf(name: string, missing: boolean): string {
+    return t5OptionOf(name, missing, this.config);
   }
 
   /** Additive bias of every head for `length` tokens, [H, L, L]. Positions depend on the distance alone. */

@@ -140,17 +140,16 @@ const OPTIONS: readonly (readonly [pattern: RegExp, options: string])[] = [
   [/ln_wo_grad\.|ca_norm\.bias$/, 'rms_norm'],
 ];
 
-/** The options that decide tensor `name`. */
-export function infinityOptionOf(name: string, { depth, block_chunks }: InfinityConfig): string {
+/** The options that decide tensor `name`. @param missing whether the weights lack it */
+export function infinityOptionOf(name: string, missing: boolean, { depth, block_chunks }: InfinityConfig): string {
+  const own = OPTIONS.find(([pattern]) => pattern.test(name))?.[1] ?? 'embed_dim';
   const block = /^(?:blocks\.(\d+)|block_chunks\.(\d+)\.module\.(\d+))\./.exec(name);
-  if (block) {
-    const [, plain, chunk, index] = block;
-    const named = plain === undefined ? block_chunks > 1 : block_chunks === 1;
-    const inside =
-      plain === undefined
-        ? Number(chunk) < block_chunks && Number(index) < depth / block_chunks
-        : Number(plain) < depth;
-    if (!named || !inside) return 'depth, block_chunks';
-  }
-  return OPTIONS.find(([pattern]) => pattern.test(name))?.[1] ?? 'embed_dim';
+  if (!block) return own;
+  if (missing) return `depth, block_chunks, ${own}`;
+  const [, plain, chunk, index] = block;
+  const known =
+    plain === undefined
+      ? block_chunks > 1 && Number(chunk) < block_chunks && Number(index) < depth / block_chunks
+      : block_chunks === 1 && Number(plain) < depth;
+  return known ? own : 'depth, block_chunks';
 }

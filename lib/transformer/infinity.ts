@@ -79,8 +79,8 @@ export class InfinityTransformer extends Module {
     return name === 'cfg_uncond';
   }
 
-  protected override optionOf(name: string): string {
-    return infinityOptionOf(name, this.config);
+  protected override optionOf(name: string, missing: boolean): string {
+    return infinityOptionOf(name, missing, this.config);
   }
 
   /** Rotary table of a schedule, [tokens, c/2, 2]; kept for the next call. */

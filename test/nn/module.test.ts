@@ -25,7 +25,7 @@ class Tree extends Module {
     this.leaf = this.child('block_chunks.0.module.1', new Leaf(width));
     this.child('other', new Leaf(2));
   }
-  protected override optionOf(name: string): string | undefined {
+  protected override optionOf(name: string, _missing: boolean): string | undefined {
     return name.endsWith('weight') ? 'width' : undefined;
   }
 }

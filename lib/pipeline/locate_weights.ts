@@ -1,0 +1,93 @@
+/** Where the weights of a network lie, and what the files around them say of its configuration. */
+import { stat } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
+import { Checkpoint, type Config } from '../io/checkpoint.js';
+import { INDEX_FILE, readJsonObject } from '../io/model_index.js';
+import { tensorsBelow } from '../io/nested_tensors.js';
+import { openTensors } from '../io/open_tensors.js';
+import type { TensorSource } from '../io/tensor_source.js';
+import { weightFile } from '../io/weight_path.js';
+import { floatWeights } from '../io/weights.js';
+import { chooseState, type FoundState, findStates, type NetworkName } from './find_states.js';
+
+/** Weights whose place is known. */
+export interface LocatedWeights {
+  /** For messages: "transformer (infinity_2b_reg.pth)". */
+  readonly label: string;
+  readonly shapes: ReadonlyMap<string, readonly number[]>;
+  /** What a config.json beside the weights says of the configuration. */
+  readonly said: Config;
+  open(): Promise<TensorSource>;
+}
+
+/** Whether a path is a checkpoint directory of this package. */
+export async function isCheckpoint(path: string): Promise<boolean> {
+  return (await stat(join(path, INDEX_FILE)).catch(() => undefined)) !== undefined;
+}
+
+async function locateComponent(directory: string, network: NetworkName): Promise<LocatedWeights> {
+  const checkpoint = await Checkpoint.open(directory);
+  const open = () => checkpoint.weights(network);
+  const source = await open();
+  try {
+    const label = `${network} (${basename(resolve(directory))})`;
+    return { label, shapes: floatWeights(source, label).shapes, said: await checkpoint.config(network), open };
+  } finally {
+    await source.close();
+  }
+}
+
+async function configBeside(folder: string): Promise<Config> {
+  const file = join(folder, 'config.json');
+  return (await stat(file).catch(() => undefined)) ? readJsonObject(file) : {};
+}
+
+/**
+ * One state dict of a file.
+ *
+ * @param path as it was named: of a folder, the config.json counts
+ * @param source the file, open; it stays the caller's
+ */
+export async function locateState(
+  path: string,
+  file: string,
+  source: TensorSource,
+  { network, prefix }: FoundState,
+): Promise<LocatedWeights> {
+  const at = prefix && `, ${prefix.slice(0, -1)}`;
+  const label = `${network} (${basename(resolve(path))}${at})`;
+  return {
+    label,
+    shapes: floatWeights(tensorsBelow(source, prefix), label).shapes,
+    said: file === path ? {} : await configBeside(dirname(file)),
+    open: async () => tensorsBelow(await openTensors(file), prefix),
+  };
+}
+
+/**
+ * The weights of a network at a path.
+ *
+ * @param ema take the averaged ones
+ * @throws InfinityError MODEL_NOT_FOUND, CHECKPOINT_INVALID, UNSAFE_PICKLE
+ */
+export async function locateWeights(path: string, network: NetworkName, ema: boolean): Promise<LocatedWeights> {
+  if (await isCheckpoint(path)) return locateComponent(path, network);
+  const file = await weightFile(path);
+  const source = await openTensors(file);
+  try {
+    return await locateState(path, file, source, chooseState(findStates(source.tensors.keys()), network, ema, file));
+  } finally {
+    await source.close();
+  }
+}
+
+/** Whether a file of a transformer brings the visual tokenizer along. */
+export async function bringsTokenizer(path: string): Promise<boolean> {
+  if (await isCheckpoint(path)) return (await Checkpoint.open(path, { sizesOnly: true })).has('vae');
+  const source = await openTensors(await weightFile(path));
+  try {
+    return findStates(source.tensors.keys()).some(({ network }) => network === 'vae');
+  } finally {
+    await source.close();
+  }
+}
