@@ -11,13 +11,16 @@ export {
   type Pixels,
 } from './io/index.js';
 export {
+  type CallOptions,
   type CheckpointDescription,
   type ConfigOverrides,
   type ConvertOptions,
   type ConvertProgress,
   convertCheckpoint,
+  type DecodeOptions,
   describeCheckpoint,
   describeWeights,
+  type EditOptions,
   type GenerateOptions,
   type GenerateResult,
   InfinityPipeline,
@@ -27,6 +30,7 @@ export {
   type PerScale,
   type PictureSettings,
   type PipelineInfo,
+  type Place,
   PRESETS,
   type Preset,
   type PresetName,
@@ -38,6 +42,7 @@ export {
   type StateDescription,
   type StreamEvent,
   type StreamOptions,
+  type VaryOptions,
   type WeightsDescription,
 } from './pipeline/index.js';
 export { BitTokens, type BitTokensInit, type TokenizerName } from './tokenizer/bit_file.js';

@@ -7,6 +7,8 @@ import { ExitCode, report } from './context.js';
 
 const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   generate: async () => (await import('./generate.js')).generateCommand(),
+  edit: async () => (await import('./edit.js')).editCommand(),
+  vary: async () => (await import('./edit.js')).varyCommand(),
   encode: async () => (await import('./encode.js')).encodeCommand(),
   decode: async () => (await import('./encode.js')).decodeCommand(),
   reconstruct: async () => (await import('./reconstruct.js')).reconstructCommand(),

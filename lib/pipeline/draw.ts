@@ -12,6 +12,7 @@ import type { TextFeatures } from '../transformer/text.js';
 import type { Job } from './job.js';
 import type { Generator } from './load.js';
 import type { Plan, ScaleEvent } from './options.js';
+import { joined, sumsOf } from './origin.js';
 import type { PromptFeatures } from './prompt_features.js';
 import { type ModelName, metadataOf } from './settings.js';
 import type { Size } from './sizes.js';
@@ -101,7 +102,7 @@ async function* drawGroup(
   previews: ReadonlySet<number>,
   job: Job,
 ): AsyncGenerator<Omit<DrawEvent, 'group' | 'groups'>, void, void> {
-  const { choice, pictures, negativePrompt, guidance, tau, topK, topP } = plan;
+  const { choice, pictures, negativePrompt, guidance, tau, topK, topP, origin } = plan;
   const of = choice.schedule.length;
   const held: Tensor[] = [];
   const featuresOf = (prompts: readonly string[]): TextFeatures => {
@@ -112,7 +113,11 @@ async function* drawGroup(
   try {
     const text = featuresOf(pictures.map(({ prompt }) => prompt));
     const negative = negativePrompt === undefined ? {} : { negative: featuresOf(pictures.map(() => negativePrompt)) };
-    const how = { schedule: choice.schedule, images: pictures, guidance, tau, topK, topP, signal: job.signal };
+    const region = origin?.region;
+    const kept = region && job.submit(() => sumsOf(region, transformer));
+    if (kept) held.push(kept.redrawn_1HW1, ...kept.sums_1HWd);
+    const own = { schedule: choice.schedule, images: pictures, guidance, tau, topK, topP, signal: job.signal };
+    const how = { ...own, forced: origin?.forced, kept };
     for await (const { scale, sum_BHWd } of sampleScales(transformer, { text, ...negative, ...how })) {
       const event = { type: 'scale', scale, of } as const;
       const decoded = (count: number): Promise<Image[]> =>
@@ -136,8 +141,9 @@ async function decodeImages(
   const decoding = decodePictures(autoencoder, sum_BhwD, plan.pictures.length, plan.choice.size, job);
   // The decoder is the longest stretch without work for this thread: the codec is loaded meanwhile.
   void loadImageCodec().catch(() => undefined);
-  return (await decoding).map((pixels, i) => {
+  return (await decoding).map((drawn, i) => {
     const picture = plan.pictures[i]!;
+    const pixels = plan.origin?.region ? joined(plan.origin.region, drawn) : drawn;
     return new Image({ ...pixels, seed: picture.seed, metadata: metadataOf(name, plan, picture) });
   });
 }

@@ -10,8 +10,11 @@ export {
   type TensorSummary,
   type WeightsDescription,
 } from './describe_checkpoint.js';
+export type { EditOptions, VaryOptions } from './edit.js';
+export type { PipelineInfo } from './info.js';
 export type { LoadProgress } from './load.js';
 export type { LoadOptions } from './load_options.js';
+export type { Place } from './mask.js';
 export type { ConfigOverrides, PretrainedParts } from './official_parts.js';
 export type {
   GenerateOptions,
@@ -22,11 +25,12 @@ export type {
   StreamEvent,
   StreamOptions,
 } from './options.js';
+export type { Reconstruction } from './picture_bits.js';
 export {
+  type CallOptions,
+  type DecodeOptions,
   type GenerateResult,
   InfinityPipeline,
-  type PipelineInfo,
-  type Reconstruction,
 } from './pipeline.js';
 export { PRESETS, type Preset, type PresetName } from './presets.js';
 export type { ModelName, PictureSettings } from './settings.js';

@@ -2,6 +2,7 @@
 import { randomInt } from 'node:crypto';
 import { InfinityError, invalidArgument } from '../errors.js';
 import type { Image } from '../io/image.js';
+import type { Origin } from './origin.js';
 import { chooseSize, type Size, type SizeChoice, type SizeRequest } from './sizes.js';
 
 /** One value for all scales, or one for each. */
@@ -82,6 +83,8 @@ export interface Plan {
   readonly tau: readonly number[];
   readonly topK: number;
   readonly topP: number;
+  /** What is taken over from a picture; absent where pictures are drawn from their prompts alone. */
+  readonly origin?: Origin;
 }
 
 const SAMPLING_OPTIONS = [

@@ -1,6 +1,7 @@
 /** Pictures as bits and back: the visual tokenizer on its own. */
 import { describe, InfinityError, invalidArgument } from '../errors.js';
 import { Image } from '../io/image.js';
+import { psnr, ssim } from '../io/picture_metrics.js';
 import { type Pixels, toSignedFloat } from '../io/pixels.js';
 import { resizeCenterCrop } from '../io/resize.js';
 import { Tensor } from '../tensor.js';
@@ -18,12 +19,8 @@ function latentSchedule({ generator }: Model, { schedule }: SizeChoice): ScaleSc
   return generator?.transformer.config.apply_spatial_patchify ? patchifySchedule(schedule) : schedule;
 }
 
-/**
- * The picture in the model's size of the nearest shape, resized and cropped where it has another.
- *
- * @throws InfinityError IMAGE_INVALID for anything that is no picture
- */
-export function fitPicture(picture: Pixels, sizes: readonly SizeChoice[]): { pixels: Pixels; choice: SizeChoice } {
+/** @throws InfinityError IMAGE_INVALID for anything that is no picture */
+export function checkPicture(picture: Pixels): Pixels {
   const { width, height, data } = (picture ?? {}) as Partial<Pixels>;
   const sound = Number.isInteger(width) && Number.isInteger(height) && data instanceof Uint8Array;
   if (!sound || !(width! > 0 && height! > 0) || data.length !== width! * height! * 3)
@@ -31,7 +28,17 @@ export function fitPicture(picture: Pixels, sizes: readonly SizeChoice[]): { pix
       value: picture,
       cure: 'Read a file with loadImage(), or pass { width, height, data } with RGB bytes.',
     });
-  const choice = nearestSize(sizes, [height!, width!]);
+  return picture;
+}
+
+/**
+ * The picture in the model's size of the nearest shape, resized and cropped where it has another.
+ *
+ * @throws InfinityError IMAGE_INVALID for anything that is no picture
+ */
+export function fitPicture(picture: Pixels, sizes: readonly SizeChoice[]): { pixels: Pixels; choice: SizeChoice } {
+  const { height, width } = checkPicture(picture);
+  const choice = nearestSize(sizes, [height, width]);
   return { pixels: resizeCenterCrop(picture, ...choice.size), choice };
 }
 
@@ -95,4 +102,24 @@ export async function decodeBits(model: Model, tokens: BitTokens, job: Job, coun
   } finally {
     sum_1hwd.dispose();
   }
+}
+
+export interface Reconstruction {
+  readonly image: Image;
+  /** Against the picture as it was encoded, dB; Infinity when nothing was lost. */
+  readonly psnr: number;
+  /** Structural similarity of the luma to the picture as it was encoded; 1 when nothing was lost. */
+  readonly ssim: number;
+  /** How many bits stand for the picture. */
+  readonly bits: number;
+  readonly bitsPerPixel: number;
+}
+
+/** A picture through the tokenizer and back. */
+export async function reconstructPicture(model: Model, picture: Pixels, job: Job): Promise<Reconstruction> {
+  const { pixels, choice } = fitPicture(picture, model.sizes);
+  const tokens = await encodePicture(model, pixels, choice, job);
+  const image = await decodeBits(model, tokens, job);
+  const { bitCount: bits, bitsPerPixel } = tokens;
+  return { image, psnr: psnr(pixels, image), ssim: ssim(pixels, image), bits, bitsPerPixel };
 }

@@ -2,16 +2,26 @@
 import { Device } from '../device.js';
 import { InfinityError, invalidArgument } from '../errors.js';
 import type { Image } from '../io/image.js';
-import { psnr, ssim } from '../io/picture_metrics.js';
 import type { Pixels } from '../io/pixels.js';
 import type { BitTokens } from '../tokenizer/bit_file.js';
 import { type DrawEvent, draw } from './draw.js';
-import { Job } from './job.js';
+import {
+  checkEdit,
+  checkKeepScales,
+  EDIT_OPTIONS,
+  type EditOptions,
+  keepAround,
+  keepFirst,
+  promptOfVariation,
+  VARY_OPTIONS,
+  type VaryOptions,
+} from './edit.js';
+import { type PipelineInfo, pipelineInfo } from './info.js';
+import { Jobs } from './jobs.js';
 import { disposeModel, loadModel, type Model } from './load.js';
 import { checkLoadOptions, type LoadOptions, openModel } from './load_options.js';
 import type { PretrainedParts } from './official_parts.js';
 import {
-  checkSignal,
   GENERATE_OPTIONS,
   type GenerateOptions,
   type Plan,
@@ -24,10 +34,27 @@ import {
   type StreamOptions,
   samplingDefaults,
 } from './options.js';
-import { decodeBits, encodePicture, fitPicture } from './picture_bits.js';
+import {
+  checkPicture,
+  decodeBits,
+  encodePicture,
+  fitPicture,
+  type Reconstruction,
+  reconstructPicture,
+} from './picture_bits.js';
 import { PromptFeatures } from './prompt_features.js';
 import { type ModelName, type PictureSettings, settingsOf } from './settings.js';
-import type { Size } from './sizes.js';
+import { nearestSize, type Size } from './sizes.js';
+
+/** Of calls with one result. */
+export interface CallOptions {
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface DecodeOptions extends CallOptions {
+  /** Decode the first scales alone. Default: all that the bits hold. */
+  readonly scales?: number | undefined;
+}
 
 export interface GenerateResult {
   /** Prompt by prompt, then count. */
@@ -35,31 +62,10 @@ export interface GenerateResult {
   readonly milliseconds: number;
 }
 
-export interface Reconstruction {
-  readonly image: Image;
-  /** Against the picture as it was encoded, dB; Infinity when nothing was lost. */
-  readonly psnr: number;
-  /** Structural similarity of the luma to the picture as it was encoded; 1 when nothing was lost. */
-  readonly ssim: number;
-  /** How many bits stand for the picture. */
-  readonly bits: number;
-  readonly bitsPerPixel: number;
-}
-
-export interface PipelineInfo extends ModelName {
-  readonly device: 'cpu';
-  readonly threads: number;
-  readonly dtype: 'f32' | 'bf16';
-  readonly parameters: Readonly<Record<'transformer' | 'vae' | 'text_encoder', number>>;
-  /** Longest prompt, end marker included; 0 where the checkpoint cannot draw. */
-  readonly promptTokens: number;
-  readonly defaults: SamplingDefaults | undefined;
-}
-
 export class InfinityPipeline {
   readonly info: PipelineInfo;
   private readonly features: PromptFeatures | undefined;
-  private readonly jobs = new Set<Job>();
+  private readonly jobs: Jobs;
   private disposal: Promise<void> | undefined;
 
   private constructor(
@@ -70,24 +76,13 @@ export class InfinityPipeline {
     dtype: 'f32' | 'bf16',
     private readonly defaults: SamplingDefaults,
   ) {
-    const { generator, autoencoder } = model;
+    const { generator } = model;
+    this.jobs = new Jobs(device);
     if (generator) {
       const { tokenizer, textEncoder, transformer } = generator;
       this.features = new PromptFeatures(tokenizer, textEncoder, transformer.config.text_maxlen);
     }
-    this.info = {
-      ...name,
-      device: device.kind,
-      threads: device.stats().threads,
-      dtype,
-      parameters: {
-        transformer: generator?.transformer.parameterCount() ?? 0,
-        vae: autoencoder.parameterCount(),
-        text_encoder: generator?.textEncoder.parameterCount() ?? 0,
-      },
-      promptTokens: this.features?.maxTokens ?? 0,
-      defaults: generator && defaults,
-    };
+    this.info = pipelineInfo(model, { ...name, device, dtype, promptTokens: this.features?.maxTokens ?? 0, defaults });
   }
 
   /**
@@ -147,13 +142,7 @@ export class InfinityPipeline {
   async generate(prompt: string | readonly string[], options: GenerateOptions = {}): Promise<GenerateResult> {
     const begin = performance.now();
     refuseUnknown(options, GENERATE_OPTIONS, 'generate');
-    const plan = this.plan(prompt, options);
-    const images: Image[] = [];
-    for await (const { images: done, preview: _, ...event } of this.events(plan, new Set(), options.signal)) {
-      if (done) images.push(...done);
-      options.onScale?.(event);
-    }
-    return { images, milliseconds: performance.now() - begin };
+    return this.collect(this.plan(prompt, options), options, begin);
   }
 
   /**
@@ -179,12 +168,52 @@ export class InfinityPipeline {
   }
 
   /**
+   * Draws a part of a picture anew and leaves the rest. Farther than one stride of the tokenizer from the redrawn part, horizontally,
+   * vertically or diagonally, pixels are those of the plain reconstruction; closer ones are blended. With `place`, the picture is
+   * extended: everything around it is drawn.
+   *
+   * @param mask as large as the picture, white where it is drawn anew; may be left out with `place`
+   * @param prompt what the whole picture shows afterwards; one, or a list
+   * @throws InfinityError IMAGE_INVALID, and as `generate` does
+   */
+  async edit(
+    picture: Pixels,
+    mask: Pixels | undefined,
+    prompt: string | readonly string[],
+    options: EditOptions = {},
+  ): Promise<GenerateResult> {
+    const begin = performance.now();
+    refuseUnknown(options, EDIT_OPTIONS, 'edit');
+    const { place, ...request } = options;
+    const plan = this.plan(prompt, request, place ? undefined : checkPicture(picture));
+    const edit = checkEdit(picture, mask, place, plan.choice);
+    const origin = await this.jobs.work(options, (job) => keepAround(this.model, edit, plan.choice, job));
+    return this.collect({ ...plan, origin }, request, begin);
+  }
+
+  /**
+   * Keeps the first scales of a picture and draws the others: the coarser the kept scales, the freer the variation.
+   *
+   * @throws InfinityError IMAGE_INVALID, PROMPT_EMPTY for a picture that carries no prompt where none is given, and as `generate` does
+   */
+  async vary(picture: Pixels, options: VaryOptions): Promise<GenerateResult> {
+    const begin = performance.now();
+    refuseUnknown(options, VARY_OPTIONS, 'vary');
+    const { keepScales, prompt: _, ...request } = options;
+    const plan = this.plan(promptOfVariation(checkPicture(picture), options), request, picture);
+    checkKeepScales(keepScales, plan.choice);
+    const origin = await this.jobs.work(options, (job) => keepFirst(this.model, picture, keepScales, plan.choice, job));
+    return this.collect({ ...plan, origin }, request, begin);
+  }
+
+  /**
    * The bits of a picture, which is resized and cropped to the model's size of the nearest shape.
    *
    * @throws InfinityError IMAGE_INVALID, DISPOSED; the signal's reason
    */
-  async encode(picture: Pixels, options: { readonly signal?: AbortSignal | undefined } = {}): Promise<BitTokens> {
-    return this.work(options, (job) => {
+  async encode(picture: Pixels, options: CallOptions = {}): Promise<BitTokens> {
+    refuseUnknown(options, ['signal'], 'encode');
+    return this.jobs.work(options, (job) => {
       const { pixels, choice } = fitPicture(picture, this.model.sizes);
       return encodePicture(this.model, pixels, choice, job);
     });
@@ -195,25 +224,15 @@ export class InfinityPipeline {
    *
    * @throws InfinityError INVALID_ARGUMENT for bits of another tokenizer or more scales than there are, DISPOSED; the signal's reason
    */
-  async decode(
-    bits: BitTokens,
-    { scales, ...options }: { readonly scales?: number | undefined; readonly signal?: AbortSignal | undefined } = {},
-  ): Promise<Image> {
-    return this.work(options, (job) => decodeBits(this.model, bits, job, scales));
+  async decode(bits: BitTokens, options: DecodeOptions = {}): Promise<Image> {
+    refuseUnknown(options, ['scales', 'signal'], 'decode');
+    return this.jobs.work(options, (job) => decodeBits(this.model, bits, job, options.scales));
   }
 
   /** A picture through the tokenizer and back. @throws InfinityError as `encode` does */
-  async reconstruct(
-    picture: Pixels,
-    options: { readonly signal?: AbortSignal | undefined } = {},
-  ): Promise<Reconstruction> {
-    return this.work(options, async (job) => {
-      const { pixels, choice } = fitPicture(picture, this.model.sizes);
-      const tokens = await encodePicture(this.model, pixels, choice, job);
-      const image = await decodeBits(this.model, tokens, job);
-      const { bitCount: bits, bitsPerPixel } = tokens;
-      return { image, psnr: psnr(pixels, image), ssim: ssim(pixels, image), bits, bitsPerPixel };
-    });
+  async reconstruct(picture: Pixels, options: CallOptions = {}): Promise<Reconstruction> {
+    refuseUnknown(options, ['signal'], 'reconstruct');
+    return this.jobs.work(options, (job) => reconstructPicture(this.model, picture, job));
   }
 
   /**
@@ -229,9 +248,7 @@ export class InfinityPipeline {
   }
 
   private async shutDown(): Promise<void> {
-    const jobs = [...this.jobs];
-    for (const job of jobs) job.stop(disposed());
-    await Promise.all(jobs.map((job) => job.closed));
+    await this.jobs.close();
     // A failure belongs to whoever submitted the work, and reached them.
     await this.device.sync().catch(() => undefined);
     this.features?.dispose();
@@ -239,69 +256,40 @@ export class InfinityPipeline {
     if (this.ownsDevice) this.device.close();
   }
 
-  private plan(prompt: string | readonly string[], options: GenerateOptions): Plan {
+  /** @param picture whose nearest size is the default */
+  private plan(prompt: string | readonly string[], options: GenerateOptions, picture?: Pixels): Plan {
     const { features } = this;
     if (!features)
       throw new InfinityError('MODEL_NOT_FOUND', `The checkpoint "${this.info.name}" holds a visual tokenizer alone.`, {
         value: this.info.name,
         cure: 'Load a checkpoint with a transformer to draw, or use encode, decode and reconstruct.',
       });
-    const plan = planOf(prompt, options, this.model.sizes, this.defaults);
+    const { sizes } = this.model;
+    const size = picture ? nearestSize(sizes, [picture.height, picture.width]).size : this.defaults.size;
+    const plan = planOf(prompt, options, sizes, { ...this.defaults, size });
     for (const text of new Set(plan.pictures.map((picture) => picture.prompt))) features.tokens(text);
     if (plan.negativePrompt !== undefined) features.tokens(plan.negativePrompt);
     return plan;
   }
 
-  private open(signal: AbortSignal | undefined): Job {
-    if (this.disposal) throw disposed();
-    const job = new Job(this.device, signal);
-    this.jobs.add(job);
-    void job.closed.then(() => this.jobs.delete(job));
-    return job;
-  }
-
-  private async *events(
+  private events(
     plan: Plan,
     previews: ReadonlySet<number>,
     signal: AbortSignal | undefined,
   ): AsyncGenerator<DrawEvent> {
     const { model, features, device } = this;
     const name = { name: this.info.name, sha256: this.info.sha256 };
-    const job = this.open(signal);
     const context = { generator: model.generator!, autoencoder: model.autoencoder, features: features!, device, name };
-    const events = draw(context, plan, previews, job);
-    job.holds(() => events.return());
-    try {
-      for (;;) {
-        const { done, value } = await job.wait(events.next());
-        if (done) return;
-        yield value;
-      }
-    } finally {
-      void job.close();
-    }
+    return this.jobs.events(signal, (job) => draw(context, plan, previews, job));
   }
 
-  /** Runs a job with one result. */
-  private async work<T>(
-    options: { readonly signal?: AbortSignal | undefined },
-    fn: (job: Job) => Promise<T>,
-  ): Promise<T> {
-    refuseUnknown(options, ['signal'], 'this call');
-    checkSignal(options.signal);
-    const job = this.open(options.signal);
-    const result = (async () => fn(job))();
-    job.holds(() => result);
-    try {
-      return await job.wait(result);
-    } finally {
-      void job.close();
+  /** All pictures of a plan. */
+  private async collect(plan: Plan, { signal, onScale }: GenerateOptions, begin: number): Promise<GenerateResult> {
+    const images: Image[] = [];
+    for await (const { images: done, preview: _, ...event } of this.events(plan, new Set(), signal)) {
+      if (done) images.push(...done);
+      onScale?.(event);
     }
+    return { images, milliseconds: performance.now() - begin };
   }
-}
-
-function disposed(): InfinityError {
-  return new InfinityError('DISPOSED', 'The pipeline was disposed.', {
-    cure: 'Load it again with InfinityPipeline.fromPretrained().',
-  });
 }

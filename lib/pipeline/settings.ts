@@ -25,7 +25,7 @@ function compact(values: readonly number[]): number | readonly number[] {
 
 /** The metadata of a picture; its seed is stored beside it. */
 export function metadataOf(model: ModelName, plan: Plan, { prompt, image }: PictureRequest): Metadata {
-  const { choice, negativePrompt, guidance, tau, topK, topP } = plan;
+  const { choice, negativePrompt, guidance, tau, topK, topP, origin } = plan;
   return {
     prompt,
     ...(negativePrompt === undefined ? {} : { negativePrompt }),
@@ -36,15 +36,21 @@ export function metadataOf(model: ModelName, plan: Plan, { prompt, image }: Pict
     topK,
     topP,
     model,
+    ...origin?.metadata,
   };
 }
 
 /**
  * The request that draws a picture of this package again.
  *
- * @throws InfinityError IMAGE_INVALID when the picture carries no settings
+ * @throws InfinityError IMAGE_INVALID when the picture carries no settings, or was drawn from another picture
  */
 export function settingsOf({ seed, metadata }: Image): PictureSettings {
+  if (metadata.edit !== undefined || metadata.vary !== undefined)
+    throw new InfinityError('IMAGE_INVALID', 'The picture was drawn from another one, not from its settings alone.', {
+      value: metadata.edit ?? metadata.vary,
+      cure: 'Call edit() or vary() with that picture and these settings again.',
+    });
   const { prompt, negativePrompt, image, size, guidance, tau, topK, topP, model } = metadata;
   const { name, sha256 } = (model ?? {}) as Partial<Record<keyof ModelName, unknown>>;
   if (typeof prompt !== 'string' || seed === undefined || typeof name !== 'string' || typeof sha256 !== 'string')

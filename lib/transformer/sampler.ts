@@ -10,6 +10,7 @@ import { add, scale } from '../ops/elementwise.js';
 import { repeat0 } from '../ops/shape.js';
 import { scope, Tensor, unscoped } from '../tensor.js';
 import { addCodes, codesOfTokens, nextInput, tokensOfMap } from '../tokenizer/bit_tokens.js';
+import { forceBits, type KeptSums, keepSum } from '../tokenizer/kept.js';
 import { finestGrid, patchifySchedule, type ScaleSchedule, scaleOffsets, scaleTokens } from '../tokenizer/schedule.js';
 import type { BlockCondition } from './block.js';
 import { tokenBits } from './config.js';
@@ -39,8 +40,10 @@ export interface SampleOptions {
   readonly topK?: number;
   /** A value of a bit whose probability is at most 1 − topP is never drawn. Default 0: off. */
   readonly topP?: number;
-  /** Bits u8 [B, L, D] of a scale that replace the drawn ones. */
+  /** Bits u8 [B, L, D] of a scale, or [1, L, D] for all pictures: 0 and 1 replace the drawn ones, `FREE_BIT` leaves them. */
   readonly forced?: readonly (Uint8Array | undefined)[];
+  /** Where the running sum is that of another picture, whatever the bits. */
+  readonly kept?: KeptSums;
   /** Recorded uniform numbers [B, L, D] of a scale; by default Philox. */
   readonly draws?: readonly (Float32Array | undefined)[];
   readonly signal?: AbortSignal;
@@ -173,8 +176,9 @@ class Sampler {
       });
       tap?.(`prob_of_0.s${k}`, sampled.prob0);
       tap?.(`sampled_class.s${k}`, sampled.bits);
-      const bits = this.forced(k) ?? sampled.bits;
-      const sum_BHWd = this.addCodes(bits, k, before?.sum_BHWd);
+      const bits = this.force(sampled.bits, k);
+      const drawn_BHWd = this.addCodes(bits, k, before?.sum_BHWd);
+      const sum_BHWd = options.kept ? keepSum(drawn_BHWd, options.kept, k) : drawn_BHWd;
       return { bits, sum_BHWd, next_RLC: k + 1 < schedule.length ? this.nextInput(sum_BHWd, k + 1) : undefined };
     });
   }
@@ -207,9 +211,9 @@ class Sampler {
     return Tensor.from(recorded, this.tokenShape(k), this.model.dtype, this.model.device);
   }
 
-  private forced(k: number): Tensor | undefined {
+  private force(drawn: Tensor, k: number): Tensor {
     const bits = this.options.forced?.[k];
-    return bits && Tensor.from(bits, this.tokenShape(k), 'u8', this.model.device);
+    return bits ? forceBits(drawn, bits) : drawn;
   }
 
   dispose(): void {

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { loadImage } from '../../lib/io/index.js';
+import { Image, loadImage } from '../../lib/io/index.js';
 import { tinyCheckpoint } from '../support/tiny_checkpoint.js';
 
 const MAIN = fileURLToPath(new URL('../../lib/cli/main.ts', import.meta.url));
@@ -146,6 +146,28 @@ describe('command line', function () {
     assert.deepEqual((await loadImage(out('e-again.png'))).data, (await loadImage(whole!)).data);
   });
 
+  it('edits and varies a picture, and says so inside', async () => {
+    const [png, mask, edited] = ['v.png', 'mask.png', 'edited.png'].map(out) as [string, string, string];
+    assert.equal((await call(['generate', 'a star', '-m', tiny.directory, '-o', png])).code, 0);
+    const white = Uint8Array.from({ length: 768 }, (_, i) => (i < 384 ? 255 : 0));
+    await new Image({ width: 16, height: 16, data: white }).toFile(mask);
+    const edit = await call(['edit', png, 'a ring', '--mask', mask, '-m', tiny.directory, '-o', edited, '-s', '3']);
+    assert.equal(edit.code, 0, edit.stderr);
+    assert.match(edit.stdout, /edited\.png {2}"a ring" {2}seed 3 {2}\d+ ms/);
+    assert.equal(JSON.parse((await call(['inspect', edited, '--json'])).stdout).edit.redrawn, 0.5);
+    const again = await call(['generate', '--from', edited, '-m', tiny.directory]);
+    assert.deepEqual([again.code, again.stdout], [1, '']);
+    const place = ['--place', '0,0,8,8', '-m', tiny.directory, '-o', out('p.png'), '--json'];
+    const placed = await call(['edit', png, 'a ring', ...place]);
+    assert.equal(placed.code, 0, placed.stderr);
+    const vary = await call(['vary', png, '-k', '1', '-n', '2', '-m', tiny.directory, '-o', out('w.png'), '--json']);
+    assert.equal(vary.code, 0, vary.stderr);
+    assert.deepEqual(
+      JSON.parse(vary.stdout).images.map(({ path, prompt }: { path: string; prompt: string }) => [path, prompt]),
+      [1, 2].map((i) => [out(`w-${i}.png`), 'a star']),
+    );
+  });
+
   it('ends with 2 for a wrong call, 1 for a failure, and names the cure', async () => {
     const text = out('text.png');
     await writeFile(text, 'no picture');
@@ -157,6 +179,7 @@ describe('command line', function () {
       [1, /MODEL_NOT_FOUND/, ['generate', 'a', '-m', out('nowhere')]],
       [1, /IMAGE_INVALID/, ['reconstruct', text, '-m', tiny.directory]],
       [1, /IO_ERROR/, ['inspect', out('nothing')]],
+      [2, /required option .*--keep-scales/, ['vary', text]],
       [1, /text\.png is no bit file.*BITS_INVALID/, ['decode', text, '-m', tiny.directory]],
       [2, /ends in \.bits/, ['encode', text, '-o', out('b.png'), '-m', tiny.directory]],
     ];

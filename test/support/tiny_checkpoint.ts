@@ -72,6 +72,14 @@ export async function tinyContent(): Promise<CheckpointContent> {
   };
 }
 
+const patchified = { ...transformer, apply_spatial_patchify: true, scale_schedules: ['1 1x2 2'].map(parseGrids) };
+const patchifiedWeights = await component(new InfinityTransformer(parseInfinityConfig(patchified)), patchified, 4);
+
+/** The same checkpoint with a transformer whose tokens hold 2 x 2 latent positions. */
+export function tinyPatchified(content: CheckpointContent): CheckpointContent {
+  return { ...content, components: { ...content.components, transformer: patchifiedWeights } };
+}
+
 let content: Promise<CheckpointContent> | undefined;
 
 /** Writes the tiny checkpoint, with `change` applied, into a folder of its own. `remove` deletes it. */

@@ -3,6 +3,7 @@ import { Device } from '../../lib/device.js';
 import { toFloat32, toFloat64 } from '../../lib/io/tensor_data.js';
 import { placed } from '../../lib/nn/module.js';
 import { Tensor } from '../../lib/tensor.js';
+import { FREE_BIT } from '../../lib/tokenizer/kept.js';
 import { type InfinityConfig, officialInfinityConfig } from '../../lib/transformer/config.js';
 import { Guidance } from '../../lib/transformer/guidance.js';
 import { InfinityTransformer } from '../../lib/transformer/infinity.js';
@@ -193,6 +194,25 @@ describe('sampler requests', () => {
     const carried = await draw([0, 1], [5, 6], { guidance: [2, 3, 1, 1.5] });
     for (const b of [0, 1]) assert.deepEqual(without[b]!.slice(0, 3), carried[b]!.slice(0, 3));
     assert.notDeepEqual(without, await draw([0, 1], [5, 6], { guidance: 1 }));
+  });
+
+  it('forces single bits, for all pictures or each, and draws the others', async () => {
+    const own = await draw([0, 1], [5, 6], { topK: 1 });
+    const free = (k: number, i: number): boolean => (i * 7 + k) % 3 === 0;
+    const opposite = own[0]!.map((bits, k) => bits.map((bit, i) => (free(k, i) ? FREE_BIT : 1 - bit)));
+    const forced = await draw([0, 1], [5, 6], { topK: 1, forced: opposite });
+    for (const [b, picture] of forced.entries())
+      for (const [k, bits] of picture.entries())
+        for (const [i, bit] of bits.entries()) {
+          if (!free(k, i)) assert.equal(bit, opposite[k]![i]);
+          // The first scale sees nothing of the forced bits.
+          else if (k === 0) assert.equal(bit, own[b]![0]![i]);
+        }
+    const each = opposite.map((bits, k) => Uint8Array.from([...bits, ...own[1]![k]!]));
+    const both = await draw([0, 1], [5, 6], { topK: 1, forced: each });
+    assert.deepEqual(both, [forced[0], own[1]]);
+    const all = await draw([0, 1], [5, 6], { topK: 1, forced: own[0]!.map((bits) => bits.map(() => FREE_BIT)) });
+    assert.deepEqual(all, own);
   });
 
   it('an abort rejects with its reason at once and leaves nothing behind', async () => {
