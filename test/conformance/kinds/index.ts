@@ -3,6 +3,7 @@ import type { GoldenCase } from '../case.js';
 import { vaeEval, vaeFullEval, vaeFullGrad, vaeGrad } from './autoencoder.js';
 import { bitvaeStep } from './bitvae_step.js';
 import { blocks } from './blocks.js';
+import { checkpoints } from './checkpoints.js';
 import { ffnWidths, lrSchedule } from './hyperparameters.js';
 import { preprocess } from './picture.js';
 import { bitsToCodesOverScales, bsqEdge, msbsqEval } from './quantizer.js';
@@ -30,6 +31,7 @@ export const kinds: Readonly<Record<string, Kind>> = {
   bsc,
   bsq_edge: bsqEdge,
   bsq_train: bsqTrain,
+  checkpoints,
   ffn_hidden: ffnWidths,
   lfq_train: lfqTrain,
   lr_schedule: lrSchedule,
