@@ -4,6 +4,7 @@ import { createReadStream } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, InfinityError } from '../errors.js';
+import { parseJson } from './json.js';
 
 export const INDEX_FILE = 'model_index.json';
 const FORMAT = 'node-infinity';
@@ -42,12 +43,12 @@ export async function readJsonObject(path: string): Promise<Readonly<Record<stri
   } catch (cause) {
     throw invalidCheckpoint(path, `cannot be read (${(cause as NodeJS.ErrnoException).code})`);
   }
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch {
-    throw invalidCheckpoint(path, 'is not JSON');
-  }
+  return parseJsonObject(text, path);
+}
+
+/** A JSON object out of the text of a file. @throws InfinityError CHECKPOINT_INVALID naming the file */
+export function parseJsonObject(text: string, path: string): Readonly<Record<string, unknown>> {
+  const value = parseJson(text, (what) => invalidCheckpoint(path, what));
   if (typeof value !== 'object' || value === null || Array.isArray(value))
     throw invalidCheckpoint(path, 'is no JSON object');
   return value as Readonly<Record<string, unknown>>;
@@ -85,7 +86,12 @@ async function missingModel(directory: string, path: string): Promise<InfinityEr
 export async function readIndex(directory: string): Promise<ModelIndex> {
   const path = join(directory, INDEX_FILE);
   if (!(await stat(path).catch(() => undefined))) throw await missingModel(directory, path);
-  const { format, format_version: version, components, files } = await readJsonObject(path);
+  return parseIndex(await readJsonObject(path), path);
+}
+
+/** Checks the parsed index of a checkpoint folder. @throws InfinityError CHECKPOINT_INVALID naming what is wrong */
+export function parseIndex(index: Readonly<Record<string, unknown>>, path: string): ModelIndex {
+  const { format, format_version: version, components, files } = index;
   if (format !== FORMAT) {
     throw invalidCheckpoint(
       path,

@@ -4,6 +4,7 @@
  */
 import { crc32, inflateSync } from 'node:zlib';
 import { InfinityError } from '../errors.js';
+import { parseJson } from './json.js';
 
 /** Anything JSON can hold, under names. */
 export type Metadata = Readonly<Record<string, unknown>>;
@@ -39,6 +40,7 @@ function* chunks(bytes: Uint8Array): Generator<Chunk> {
     const end = begin + CHUNK_OVERHEAD + buffer.readUInt32BE(begin);
     if (end > buffer.length) throw damaged('a chunk is longer than the file');
     const type = buffer.toString('latin1', begin + 4, begin + 8);
+    if (begin === SIGNATURE.length && type !== 'IHDR') throw damaged('it does not begin with its header');
     yield { type, data: buffer.subarray(begin + 8, end - 4), begin, end };
     if (type === 'IEND') return;
     begin = end;
@@ -102,12 +104,7 @@ export function readPngMetadata(bytes: Uint8Array): Metadata | undefined {
     if (crc32(Buffer.from(bytes.buffer, bytes.byteOffset + chunk.begin + 4, chunk.data.length + 4)) !== stored) {
       throw damaged('the checksum of its metadata is wrong');
     }
-    let value: unknown;
-    try {
-      value = JSON.parse(decodeText(body));
-    } catch (error) {
-      throw error instanceof InfinityError ? error : damaged('its metadata is not JSON');
-    }
+    const value = parseJson(decodeText(body), (what) => damaged(`its metadata ${what}`));
     if (typeof value !== 'object' || value === null || Array.isArray(value))
       throw damaged('its metadata is no JSON object');
     return value as Metadata;

@@ -30,7 +30,9 @@ function metaspace(json: Extract<PreTokenizerJson, { type: 'Metaspace' }>): PreT
       if (!split) return [{ text: marked, first }];
       // The marker opens a word: cut before every one of them.
       const parts = marked.split(replacement);
-      return parts.map((part, i) => ({ text: i === 0 ? part : replacement + part, first: first && i === 0 }));
+      const words = parts.map((part, i) => ({ text: i === 0 ? part : replacement + part, first: first && i === 0 }));
+      // Empty ones stay empty, and would double with every further step.
+      return words[0]?.text === '' ? words.slice(1) : words;
     });
 }
 

@@ -1,6 +1,7 @@
 /** Text to token ids and back, from a Hugging Face `tokenizer.json` that holds a unigram model. */
 import { readFile } from 'node:fs/promises';
 import { InfinityError, invalidArgument } from '../errors.js';
+import { parseJson } from '../io/json.js';
 import { AddedTokens } from './added_tokens.js';
 import { buildNormalizer, type Normalizer } from './normalizer.js';
 import { buildPreTokenizer, type PreTokenizer } from './pre_tokenizer.js';
@@ -32,7 +33,7 @@ export class TextTokenizer {
   constructor(json: TokenizerJson) {
     expectTokenizer(typeof json === 'object' && json !== null, 'an object', json);
     const added = json.added_tokens ?? [];
-    expectTokenizer(Array.isArray(added), 'a list of added_tokens', added);
+    expectTokenizer(Array.isArray(added) && added.every(isObject), 'a list of added_tokens', added);
     this.json = json;
     this.model = new UnigramModel(json.model);
     this.normalize = buildNormalizer(json.normalizer);
@@ -56,12 +57,18 @@ export class TextTokenizer {
         cause,
       });
     }
-    try {
-      return new TextTokenizer(JSON.parse(text));
-    } catch (cause) {
-      if (cause instanceof InfinityError) throw cause;
-      throw invalidTokenizer(`JSON (${path})`, text.slice(0, 40));
-    }
+    return TextTokenizer.parse(text, path);
+  }
+
+  /**
+   * A tokenizer out of the text of a `tokenizer.json`.
+   *
+   * @param name of the file, for messages
+   * @throws InfinityError CHECKPOINT_INVALID naming the part that is malformed or unsupported
+   */
+  static parse(text: string, name = 'tokenizer.json'): TextTokenizer {
+    const refuse = (what: string) => invalidTokenizer(`JSON (${name} ${what})`, text.slice(0, 40));
+    return new TextTokenizer(parseJson(text, refuse) as TokenizerJson);
   }
 
   /** Number of ids, added tokens included: rows of the embedding table. */
@@ -121,6 +128,10 @@ export class TextTokenizer {
   }
 }
 
+function isObject(value: unknown): boolean {
+  return typeof value === 'object' && value !== null;
+}
+
 /** Ids that the template puts before and after a single text. */
 function templateIds({ post_processor: template }: TokenizerJson): [prefix: number[], suffix: number[]] {
   const marks: [number[], number[]] = [[], []];
@@ -129,6 +140,7 @@ function templateIds({ post_processor: template }: TokenizerJson): [prefix: numb
   expectTokenizer(Array.isArray(template.single), 'a template for single texts', template.single);
   let side = 0;
   for (const item of template.single) {
+    expectTokenizer(isObject(item), 'items in the template', item);
     if ('Sequence' in item) side = 1;
     else {
       const ids = template.special_tokens?.[item.SpecialToken?.id]?.ids;

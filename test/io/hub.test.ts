@@ -1,94 +1,41 @@
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { lstat, mkdir, mkdtemp, readdir, readFile, readlink, rm, stat, utimes, writeFile } from 'node:fs/promises';
-import { hostname, tmpdir } from 'node:os';
+import { lstat, readdir, readFile, readlink, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { InfinityError, type InfinityErrorCode } from '../../lib/errors.js';
+import type { InfinityErrorCode } from '../../lib/errors.js';
 import { RepositoryCache } from '../../lib/io/hub/cache.js';
-import { type PullOptions, pull, resolveModelSource } from '../../lib/io/hub/index.js';
+import { type PullOptions, pull } from '../../lib/io/hub/index.js';
 import { selectFiles } from '../../lib/io/hub/listing.js';
-import { withLock } from '../../lib/io/hub/lock.js';
-import { hubSettings } from '../../lib/io/hub/settings.js';
 import { parseHubSource } from '../../lib/io/hub/source.js';
-import { COMMIT, type Fault, gitDigest, HubServer, sendFile, sha256 } from '../support/hub_server.js';
-import { randomArray } from '../support/numeric.js';
-
-const SOURCE = 'hf:org/repo';
-
-function noise(seed: number, bytes: number): Buffer {
-  return Buffer.from(Float64Array.from(randomArray(seed, Math.ceil(bytes / 8), 1)).buffer).subarray(0, bytes);
-}
-
-/** Sends `bytes` of the file, announces all of it, and breaks the connection. */
-const cutOffAfter =
-  (bytes: number): Fault =>
-  (response, { content }) => {
-    response.writeHead(200, { etag: '"first"', 'content-length': content.length });
-    response.write(content.subarray(0, bytes), () => setTimeout(() => response.destroy(), 30));
-  };
-
-/** Sends `bytes` of the file and then nothing, without closing. */
-const stallAfter =
-  (bytes: number): Fault =>
-  (response, { content }) => {
-    response.writeHead(200, { etag: '"first"', 'content-length': content.length });
-    response.write(content.subarray(0, bytes));
-  };
-
-const status =
-  (code: number, headers: Record<string, string> = {}): Fault =>
-  (response) => {
-    response.writeHead(code, headers).end('no');
-  };
-
-function fails(code: InfinityErrorCode, pattern: RegExp) {
-  return (error: unknown) => {
-    assert.ok(error instanceof InfinityError, String(error));
-    assert.equal(error.code, code, error.message);
-    assert.match(error.message, pattern);
-    return true;
-  };
-}
+import {
+  cutOffAfter,
+  fails,
+  HubFixture,
+  noise,
+  README,
+  SOURCE,
+  stallAfter,
+  status,
+  WEIGHTS,
+} from '../support/hub_fixture.js';
+import { COMMIT, type Fault, gitDigest, sendFile, sha256 } from '../support/hub_server.js';
 
 describe('hub', () => {
-  let server: HubServer;
+  let hub: HubFixture;
+  let server: HubFixture['server'];
   let root: string;
-  let weights: Buffer;
   let options: PullOptions;
-  let cache: RepositoryCache;
-  before(() => {
-    weights = noise(1, 300_000);
-  });
+  let cache: HubFixture['cache'];
   beforeEach(async () => {
-    server = await HubServer.start();
-    root = await mkdtemp(join(tmpdir(), 'hub-'));
-    server.files.set('README.md', { content: Buffer.from('# A model\n') });
-    server.files.set('transformer/model.safetensors', { content: weights, large: true });
-    options = {
-      cacheDirectory: root,
-      endpoint: server.endpoint,
-      token: 'secret',
-      backoff: 0.001,
-      stall: 0.3,
-      retries: 3,
-    };
-    cache = new RepositoryCache(root, 'org/repo');
+    hub = await HubFixture.start();
+    ({ server, root, options, cache } = hub);
   });
-  afterEach(async () => {
-    await server.stop();
-    await rm(root, { recursive: true });
-  });
-  const fault = (...faults: Fault[]) => server.faults.set('transformer/model.safetensors', faults);
-  const weightRequests = () => server.log.filter((line) => line.startsWith('store'));
-  const pulledWeights = async () => readFile(join(cache.snapshot(COMMIT), 'transformer/model.safetensors'));
-  const blobs = async () => (await readdir(join(cache.directory, 'blobs'))).sort();
+  afterEach(() => hub.stop());
 
   describe('pull', () => {
     it('fills the standard cache layout, and asks for nothing twice', async () => {
       const progress: number[] = [];
       const result = await pull(SOURCE, { ...options, onProgress: ({ bytes }) => progress.push(bytes) });
-      const total = weights.length + 10;
+      const total = WEIGHTS.length + 10;
       assert.deepEqual(
         { ...result, files: [...result.files].sort() },
         {
@@ -99,13 +46,13 @@ describe('hub', () => {
           downloaded: total,
         },
       );
-      assert.deepEqual(await blobs(), [gitDigest(Buffer.from('# A model\n')), sha256(weights)].sort());
+      assert.deepEqual(await hub.blobs(), [gitDigest(README), sha256(WEIGHTS)].sort());
       assert.equal(await readFile(join(cache.directory, 'refs/main'), 'utf8'), COMMIT);
       assert.equal(
         await readlink(join(result.directory, 'transformer/model.safetensors')),
-        `../../../blobs/${sha256(weights)}`,
+        `../../../blobs/${sha256(WEIGHTS)}`,
       );
-      assert.ok((await pulledWeights()).equals(weights));
+      assert.ok((await hub.pulledWeights()).equals(WEIGHTS));
       assert.equal(progress.at(-1), total);
       assert.deepEqual(await readdir(join(root, '.locks/models--org--repo')), []);
       server.log.length = 0;
@@ -143,8 +90,8 @@ describe('hub', () => {
     it('keeps the token for the endpoint', async () => {
       await pull(SOURCE, options);
       assert.ok(server.log.filter((line) => line.startsWith('hub')).every((line) => line.endsWith('Bearer secret')));
-      assert.equal(weightRequests().length, 1);
-      assert.ok(weightRequests().every((line) => !line.includes('secret')));
+      assert.equal(hub.weightRequests().length, 1);
+      assert.ok(hub.weightRequests().every((line) => !line.includes('secret')));
     });
 
     it('copies where links cannot be made', async () => {
@@ -152,10 +99,10 @@ describe('hub', () => {
       const denied = Object.assign(new Error('no links'), { code: 'EPERM' });
       const copying = new RepositoryCache(root, 'org/repo', () => Promise.reject(denied));
       const other = COMMIT.replace('0', 'f');
-      for (let twice = 0; twice < 2; twice++) await copying.place(sha256(weights), other, 'deep/er/weights.bin');
+      for (let twice = 0; twice < 2; twice++) await copying.place(sha256(WEIGHTS), other, 'deep/er/weights.bin');
       const path = join(cache.snapshot(other), 'deep/er/weights.bin');
       assert.ok((await lstat(path)).isFile());
-      assert.ok((await readFile(path)).equals(weights));
+      assert.ok((await readFile(path)).equals(WEIGHTS));
       assert.deepEqual(await readdir(join(cache.snapshot(other), 'deep/er')), ['weights.bin']);
     });
 
@@ -172,39 +119,39 @@ describe('hub', () => {
 
   describe('a broken download', () => {
     it('goes on where it stopped', async () => {
-      fault(cutOffAfter(100_000), (response, file, request) => {
+      hub.fault(cutOffAfter(100_000), (response, file, request) => {
         assert.equal(request.headers['if-range'], '"first"');
         request.headers['if-range'] = undefined;
         sendFile(file, request, response);
       });
       const { downloaded } = await pull(SOURCE, options);
-      assert.ok((await pulledWeights()).equals(weights));
-      assert.match(weightRequests()[1]!, /bytes=[1-9]\d*-/);
-      assert.equal(downloaded, weights.length + 10);
+      assert.ok((await hub.pulledWeights()).equals(WEIGHTS));
+      assert.match(hub.weightRequests()[1]!, /bytes=[1-9]\d*-/);
+      assert.equal(downloaded, WEIGHTS.length + 10);
     });
 
     it('is taken up by a later call', async () => {
-      fault(cutOffAfter(200_000));
+      hub.fault(cutOffAfter(200_000));
       await assert.rejects(pull(SOURCE, { ...options, retries: 0 }), fails('DOWNLOAD_FAILED', /connection/));
-      const { size: arrived } = await stat(`${cache.blob(sha256(weights))}.pull.incomplete`);
+      const { size: arrived } = await stat(`${cache.blob(sha256(WEIGHTS))}.pull.incomplete`);
       assert.ok(arrived > 0 && arrived <= 200_000);
       await assert.rejects(lstat(join(cache.snapshot(COMMIT), 'transformer/model.safetensors')));
       await assert.rejects(readFile(join(cache.directory, 'refs/main')), 'a revision names complete snapshots only');
       const { downloaded } = await pull(SOURCE, options);
-      assert.ok(weightRequests()[1]!.endsWith(`bytes=${arrived}-`));
-      assert.ok(downloaded <= weights.length - arrived + 10, `${downloaded}`);
-      assert.ok((await pulledWeights()).equals(weights));
+      assert.ok(hub.weightRequests()[1]!.endsWith(`bytes=${arrived}-`));
+      assert.ok(downloaded <= WEIGHTS.length - arrived + 10, `${downloaded}`);
+      assert.ok((await hub.pulledWeights()).equals(WEIGHTS));
     });
 
     it('that stalls is begun again', async () => {
-      fault(stallAfter(1000), () => {});
+      hub.fault(stallAfter(1000), () => {});
       await pull(SOURCE, options);
-      assert.equal(weightRequests().length, 3);
-      assert.ok((await pulledWeights()).equals(weights));
+      assert.equal(hub.weightRequests().length, 3);
+      assert.ok((await hub.pulledWeights()).equals(WEIGHTS));
     });
 
     it('that only ever stalls ends with an error', async () => {
-      fault(stallAfter(0), stallAfter(0));
+      hub.fault(stallAfter(0), stallAfter(0));
       await assert.rejects(
         pull(SOURCE, { ...options, retries: 1, stall: 0.05 }),
         fails('DOWNLOAD_FAILED', /nothing for 0\.05 s/),
@@ -220,25 +167,25 @@ describe('hub', () => {
         response.writeHead(206, { 'content-range': `bytes 0-9/${content.length}`, 'content-length': 10 });
         response.end(content.subarray(0, 10));
       };
-      fault(cutOffAfter(5000), wrongPart, status(416), cutOffAfter(6000), whole);
+      hub.fault(cutOffAfter(5000), wrongPart, status(416), cutOffAfter(6000), whole);
       await pull(SOURCE, { ...options, retries: 4 });
-      assert.ok((await pulledWeights()).equals(weights));
+      assert.ok((await hub.pulledWeights()).equals(WEIGHTS));
       assert.deepEqual(
-        weightRequests().map((line) => line.includes('bytes=')),
+        hub.weightRequests().map((line) => line.includes('bytes=')),
         [false, true, true, false, true],
       );
     });
 
     it('of a file that changed in between is not mixed', async () => {
-      const other = noise(2, weights.length);
+      const other = noise(2, WEIGHTS.length);
       const ignoringIfRange: Fault = (response, file, request) => {
         request.headers['if-range'] = undefined;
         sendFile({ ...file, content: other }, request, response);
       };
-      fault(cutOffAfter(5000), ignoringIfRange);
+      hub.fault(cutOffAfter(5000), ignoringIfRange);
       await pull(SOURCE, options);
-      assert.ok((await pulledWeights()).equals(weights), 'the mixture was refused and the file fetched again');
-      assert.equal(weightRequests().at(-1)?.includes('bytes='), false);
+      assert.ok((await hub.pulledWeights()).equals(WEIGHTS), 'the mixture was refused and the file fetched again');
+      assert.equal(hub.weightRequests().at(-1)?.includes('bytes='), false);
     });
 
     it('honours Retry-After, and gives up in the end', async () => {
@@ -260,7 +207,7 @@ describe('hub', () => {
   describe('a server that lies', () => {
     const refused = async (pattern: RegExp, code: InfinityErrorCode = 'DOWNLOAD_FAILED') => {
       await assert.rejects(pull(SOURCE, { ...options, retries: 1 }), fails(code, pattern));
-      assert.equal(await cache.holds(sha256(weights), weights.length), false);
+      assert.equal(await cache.holds(sha256(WEIGHTS), WEIGHTS.length), false);
       await assert.rejects(lstat(join(cache.snapshot(COMMIT), 'transformer/model.safetensors')));
     };
     const file = () => server.files.get('transformer/model.safetensors')!;
@@ -269,28 +216,28 @@ describe('hub', () => {
       const short: Fault = (response, { content }) => {
         response.writeHead(200, { 'content-length': 1000 }).end(content.subarray(0, 1000));
       };
-      fault(short, short);
+      hub.fault(short, short);
       await refused(/promises 1000 bytes/);
     });
 
     it('about the length without a header', async () => {
       const long: Fault = (response, { content }) => response.writeHead(200).end(Buffer.concat([content, content]));
       const short: Fault = (response, { content }) => response.writeHead(200).end(content.subarray(0, 1000));
-      fault(long, long);
+      hub.fault(long, long);
       await refused(/more than 300000 bytes/);
-      fault(short, short);
+      hub.fault(short, short);
       await refused(/ended after 1000 of 300000/);
     });
 
     it('about the content', async () => {
-      const other: Fault = (response, _, request) => sendFile({ content: noise(9, weights.length) }, request, response);
-      fault(other, other);
+      const other: Fault = (response, _, request) => sendFile({ content: noise(9, WEIGHTS.length) }, request, response);
+      hub.fault(other, other);
       await refused(/digest/);
-      assert.equal(weightRequests().length, 2);
+      assert.equal(hub.weightRequests().length, 2);
     });
 
     it('in its list', async () => {
-      file().listed = { size: weights.length - 1 };
+      file().listed = { size: WEIGHTS.length - 1 };
       await refused(/300000 bytes, but the list says 299999/);
       file().listed = { oid: sha256(noise(5, 10)) };
       await refused(/but the list says/);
@@ -327,7 +274,7 @@ describe('hub', () => {
 
     it('with redirects without an end', async () => {
       const around: Fault = (response, _, request) => response.writeHead(302, { location: request.url }).end();
-      fault(...Array.from({ length: 10 }, () => around));
+      hub.fault(...Array.from({ length: 10 }, () => around));
       await refused(/redirects without an end/);
     });
   });
@@ -382,7 +329,7 @@ describe('hub', () => {
 
   describe('abort', () => {
     it('rejects with its reason and keeps what arrived', async () => {
-      fault(stallAfter(150_000));
+      hub.fault(stallAfter(150_000));
       const controller = new AbortController();
       const reason = new Error('enough');
       const onProgress: PullOptions['onProgress'] = ({ file, bytes }) => {
@@ -392,10 +339,10 @@ describe('hub', () => {
         pull(SOURCE, { ...options, stall: 60, signal: controller.signal, onProgress }),
         (error) => error === reason,
       );
-      assert.equal((await stat(`${cache.blob(sha256(weights))}.pull.incomplete`)).size, 150_000);
+      assert.equal((await stat(`${cache.blob(sha256(WEIGHTS))}.pull.incomplete`)).size, 150_000);
       await assert.rejects(pull(SOURCE, { ...options, signal: controller.signal }), (error) => error === reason);
-      assert.ok((await pull(SOURCE, options)).downloaded <= 150_000);
-      assert.ok((await pulledWeights()).equals(weights));
+      assert.ok((await pull(SOURCE, options)).downloaded <= 150_010);
+      assert.ok((await hub.pulledWeights()).equals(WEIGHTS));
     });
 
     it('ends a pause', async () => {
@@ -403,112 +350,5 @@ describe('hub', () => {
       const signal = AbortSignal.timeout(100);
       await assert.rejects(pull(SOURCE, { ...options, signal }), (error) => error === signal.reason);
     });
-  });
-
-  describe('concurrent pulls', () => {
-    it('of one process share the work', async () => {
-      const slow: Fault = (response, { content }) => {
-        response.writeHead(200, { 'content-length': content.length });
-        response.write(content.subarray(0, 1000));
-        setTimeout(() => response.end(content.subarray(1000)), 200);
-      };
-      fault(slow);
-      const results = await Promise.all([1, 2, 3].map(() => pull(SOURCE, options)));
-      assert.ok((await pulledWeights()).equals(weights));
-      assert.equal(weightRequests().length, 1);
-      assert.equal(results.filter(({ downloaded }) => downloaded >= weights.length).length, 1);
-      assert.equal((await blobs()).length, 2);
-    });
-
-    it('take over from a process that was killed', async function () {
-      this.timeout(60_000);
-      fault(stallAfter(200_000));
-      const code = `import { pull } from ${JSON.stringify(new URL('../../lib/io/hub/index.ts', import.meta.url).href)};
-        await pull('${SOURCE}', ${JSON.stringify({ ...options, stall: 60 })});`;
-      const child: ChildProcess = spawn(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', code]);
-      const incomplete = `${cache.blob(sha256(weights))}.pull.incomplete`;
-      while ((await stat(incomplete).catch(() => undefined))?.size !== 200_000) {
-        assert.equal(child.exitCode, null, 'the child waits for the rest');
-        await new Promise((resolve) => setTimeout(resolve, 20));
-      }
-      child.kill('SIGKILL');
-      await once(child, 'exit');
-      assert.ok((await readdir(join(root, '.locks/models--org--repo'))).includes(`${sha256(weights)}.pull.lock`));
-      assert.ok((await pull(SOURCE, options)).downloaded <= 100_010);
-      assert.ok((await pulledWeights()).equals(weights));
-    });
-
-    it('wait for a living lock and break a silent one', async () => {
-      const path = join(root, 'locks', 'x.lock');
-      const foreign = JSON.stringify({ host: `not-${hostname()}`, pid: 1, id: 'theirs' });
-      await mkdir(join(root, 'locks'));
-      await writeFile(path, foreign);
-      let touches = 0;
-      const onWait = () => {
-        if (touches++ < 20) utimes(path, new Date(), new Date(1e12 + touches * 1000)).catch(() => undefined);
-      };
-      await withLock(path, { patience: 50, onWait }, async () => {
-        assert.ok(touches > 20, 'while it is touched it is respected');
-        assert.notEqual(await readFile(path, 'utf8'), foreign);
-      });
-      assert.deepEqual(await readdir(join(root, 'locks')), []);
-    });
-
-    it('are let in one by one', async () => {
-      let inside = 0;
-      const enter = () =>
-        withLock(join(root, 'l', 'y.lock'), {}, async () => {
-          assert.equal(++inside, 1);
-          await new Promise((resolve) => setTimeout(resolve, 5));
-          inside--;
-        });
-      await Promise.all([enter(), enter(), enter()]);
-    });
-  });
-
-  describe('offline', () => {
-    it('uses what was pulled', async () => {
-      const offline = { ...options, endpoint: 'http://127.0.0.1:1', offline: true };
-      await assert.rejects(pull(SOURCE, offline), fails('MODEL_NOT_FOUND', /node-infinity pull hf:org\/repo/));
-      const { directory } = await pull(SOURCE, options);
-      assert.equal((await pull(SOURCE, offline)).directory, directory);
-      assert.equal((await pull(`${SOURCE}@${COMMIT}`, offline)).directory, directory);
-      await assert.rejects(pull(`${SOURCE}@other`, offline), fails('MODEL_NOT_FOUND', /hf:org\/repo@other/));
-    });
-
-    it('is where a source leads', async () => {
-      await pull(SOURCE, options);
-      const before = process.env.HF_HUB_CACHE;
-      process.env.HF_HUB_CACHE = root;
-      try {
-        assert.equal(await resolveModelSource(SOURCE), cache.snapshot(COMMIT));
-        assert.equal(await resolveModelSource('some/folder'), 'some/folder');
-        await assert.rejects(resolveModelSource('hf:org/other'), fails('MODEL_NOT_FOUND', /pull hf:org\/other/));
-      } finally {
-        if (before === undefined) delete process.env.HF_HUB_CACHE;
-        else process.env.HF_HUB_CACHE = before;
-      }
-    });
-  });
-
-  it('takes its settings from the environment of the Hugging Face tools', async () => {
-    const settings = (env: Record<string, string>) => hubSettings({}, { HF_HOME: root, ...env });
-    await writeFile(join(root, 'token'), ' stored\n');
-    assert.deepEqual(await settings({}), {
-      cacheDirectory: join(root, 'hub'),
-      endpoint: 'https://huggingface.co',
-      token: 'stored',
-      offline: false,
-    });
-    const given = {
-      HF_HUB_CACHE: join(root, 'c'),
-      HF_ENDPOINT: 'http://mirror/hf/',
-      HF_TOKEN: 't',
-      HF_HUB_OFFLINE: 'yes',
-    };
-    const expected = { cacheDirectory: join(root, 'c'), endpoint: 'http://mirror/hf', token: 't', offline: true };
-    assert.deepEqual(await settings(given), expected);
-    assert.equal((await settings({ HF_HUB_OFFLINE: '0' })).offline, false);
-    assert.equal((await hubSettings({ cacheDirectory: root }, given)).cacheDirectory, root);
   });
 });
