@@ -170,7 +170,7 @@ class Machine {
   private binary(length: number): void {
     const from = this.take(length);
     this.host.charge(COST.array + length);
-    this.push(this.bytes.slice(from, this.at));
+    this.push(Uint8Array.from(this.bytes.subarray(from, this.at)));
   }
 
   /** A little-endian two's complement number of any length up to 255 bytes. */

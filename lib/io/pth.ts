@@ -57,7 +57,8 @@ async function checkBeginning(source: ByteSource): Promise<void> {
 
 /** The folder that holds all records: the name torch.save was given, or "archive". */
 function rootOf(archive: ZipArchive, name: string): string {
-  const [first = ''] = archive.entries.keys();
+  const [first] = archive.entries.keys();
+  if (first === undefined) throw invalidPth(name, 'it is empty');
   const root = first.slice(0, first.indexOf('/') + 1);
   const stray = root === '' ? first : [...archive.entries.keys()].find((entry) => !entry.startsWith(root));
   if (stray !== undefined) throw invalidPth(name, `its entry ${JSON.stringify(stray)} is in no folder with the others`);

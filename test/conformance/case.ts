@@ -155,6 +155,25 @@ export class GoldenCase {
     this.report.outcome(this.name, pass ? `${name} (${pass})` : name, compareArrays(rule, mine, stored, mask));
   }
 
+  /**
+   * Compares a result with a tensor of a file that the kind opened itself, under the rule for `name`.
+   * @param label names the comparison in the report
+   */
+  compareApart(label: string, name: string, got: HostArray | undefined, stored: HostArray): void {
+    this.compared.add(label);
+    const rule = this.rule(name);
+    if (!rule) this.report.fail(this.name, label, 'no entry of checks matches this tensor');
+    else if (!got) this.report.fail(this.name, label, 'not computed');
+    else this.report.outcome(this.name, label, compareArrays(rule, got, stored));
+  }
+
+  /** Reports an outcome that is right or wrong without being a number. */
+  verdict(label: string, pass: boolean, note: string): void {
+    this.compared.add(label);
+    const maxAbs = pass ? 0 : Number.POSITIVE_INFINITY;
+    this.report.outcome(this.name, label, { pass, maxAbs, relative: pass ? 0 : null, tolerance: 'exact', note });
+  }
+
   /** Offers the value that belongs at `path` of the JSON. */
   giveJson(path: readonly (string | number)[], value: unknown): void {
     this.computed.set(path, value);

@@ -6,6 +6,7 @@ import { blocks } from './blocks.js';
 import { checkpoints } from './checkpoints.js';
 import { ffnWidths, lrSchedule } from './hyperparameters.js';
 import { preprocess } from './picture.js';
+import { pthFiles } from './pth_files.js';
 import { bitsToCodesOverScales, bsqEdge, msbsqEval } from './quantizer.js';
 import { bsqTrain, lfqTrain, msbsqTrain } from './quantizer_training.js';
 import { rope2d } from './rope.js';
@@ -38,6 +39,7 @@ export const kinds: Readonly<Record<string, Kind>> = {
   msbsq_eval: msbsqEval,
   msbsq_train: msbsqTrain,
   preprocess,
+  pth_files: pthFiles,
   rope2d,
   sample,
   schedules_tokenizer: schedulesTokenizer,
