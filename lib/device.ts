@@ -9,6 +9,11 @@ export interface DeviceOptions {
   readonly isa?: string;
   /** Bytes of tensor memory; by default NODE_INFINITY_MEMORY_LIMIT, else 80 % of what the container allows. */
   readonly memoryLimit?: number;
+  /**
+   * Commands are checked, planned and counted, but nothing is computed and no memory is taken: `stats` then tells what the same work
+   * would take. Reads give zeros, the limit is told but does not hold. Default false.
+   */
+  readonly dry?: boolean;
 }
 
 /** Words of the submission buffer: more than the largest command can need. */
@@ -105,7 +110,17 @@ export class Device {
 
   /** Counters of this device, as of the commands submitted so far. */
   stats(): NativeStats {
-    return this.addon.stats(this.live());
+    return this.addon.stats(this.live(), false);
+  }
+
+  /** The counters, and a new start for `peakBytes` from what lives now. */
+  resetPeak(): NativeStats {
+    return this.addon.stats(this.live(), true);
+  }
+
+  /** Gives memory that is kept for later tensors back to the system. Blocks this thread while the queue works: `sync` first. */
+  trim(): void {
+    this.addon.trim(this.live());
   }
 
   /** Resolves when everything submitted so far has run; rejects with the first failure of the current token. */

@@ -34,7 +34,7 @@ export const TokenAction = { create: 0, cancel: 1, release: 2 } as const;
 
 /** The functions of native/addon.cc. Devices, tokens and tensors are numbers. */
 export interface NativeAddon {
-  open(words: Uint32Array, options: { threads?: number; isa?: string; memoryLimit?: number }): number;
+  open(words: Uint32Array, options: { threads?: number; isa?: string; memoryLimit?: number; dry?: boolean }): number;
   close(device: number): void;
   submit(device: number): void;
   alloc(device: number, bytes: number): number;
@@ -43,7 +43,8 @@ export interface NativeAddon {
   read(device: number, token: number, handle: number, offset: number, into: Uint8Array): Promise<void>;
   sync(device: number, token: number): Promise<void>;
   token(device: number, action: number, id: number): number;
-  stats(device: number): NativeStats;
+  trim(device: number): void;
+  stats(device: number, resetPeak: boolean): NativeStats;
   capabilities(): NativeCapabilities;
 }
 

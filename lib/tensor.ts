@@ -48,7 +48,7 @@ export class Tensor {
   private owners = 1;
 
   private constructor(
-    private readonly storage: Storage,
+    private storage: Storage,
     readonly dtype: DType,
     readonly shape: Shape,
     /** @internal Bytes from the start of the storage. */
@@ -124,11 +124,24 @@ export class Tensor {
     return this.size * dtypeBytes[this.dtype];
   }
 
+  /** @internal Takes the memory of a declared tensor without writing to it. */
+  take(): void {
+    if (this.owners <= 0) disposed();
+    if (!this.written) this.storage.handle = this.device.alloc(this.bytes);
+  }
+
+  /** @internal Gives the memory up and declares the tensor again, with one owner, even where it was disposed. */
+  redeclare(): void {
+    const { device } = this;
+    while (this.owners > 0) this.dispose();
+    this.storage = new Storage(device, 0);
+    this.owners = 1;
+  }
+
   /** Overwrites the contents, in the order of the queue. */
   write(data: TensorBytes | readonly number[]): void {
     if (data.length !== this.size) invalidArgument('data', `${this.size} elements`, data.length);
-    if (this.owners <= 0) disposed();
-    if (!this.written) this.storage.handle = this.device.alloc(this.bytes);
+    this.take();
     const typed = ArrayBuffer.isView(data) && dtypeOf(data) === this.dtype ? data : typedArray(this.dtype).from(data);
     this.device.upload(this.handle, this.byteOffset, new Uint8Array(typed.buffer, typed.byteOffset, typed.byteLength));
   }

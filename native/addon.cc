@@ -67,7 +67,7 @@ void account(Napi::Env env, Device& d) {
   if (delta) Napi::MemoryManagement::AdjustExternalMemory(env, delta);
 }
 
-// open(words: Uint32Array, { threads?, isa?, memoryLimit? }) -> device id
+// open(words: Uint32Array, { threads?, isa?, memoryLimit?, dry? }) -> device id
 Napi::Value Open(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   Instance& self = instance(env);
@@ -78,6 +78,7 @@ Napi::Value Open(const Napi::CallbackInfo& info) {
   if (given.Get("isa").IsString()) options.isa = given.Get("isa").As<Napi::String>().Utf8Value();
   if (given.Get("memoryLimit").IsNumber())
     options.memoryLimit = static_cast<size_t>(given.Get("memoryLimit").As<Napi::Number>().Int64Value());
+  if (given.Get("dry").IsBoolean()) options.dry = given.Get("dry").As<Napi::Boolean>().Value();
   OpenDevice open;
   open.device = std::make_unique<Device>(
       options, [box = &self.mailbox](uint64_t id, const Failure* failure) { box->complete(id, failure); });
@@ -176,7 +177,15 @@ Napi::Value TokenCall(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), id);
 }
 
-// stats(device) -> counters; `damagedGuards` waits for the queue and is only looked at in the guard mode
+// trim(device): waits for the queue and gives cached memory back to the system
+Napi::Value Trim(const Napi::CallbackInfo& info) {
+  OpenDevice& d = device(info);
+  d.device->storage().trim();
+  account(info.Env(), *d.device);
+  return info.Env().Undefined();
+}
+
+// stats(device, resetPeak) -> counters; `damagedGuards` waits for the queue and is only looked at in the guard mode
 Napi::Value Stats(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   Device& d = *device(info).device;
@@ -188,6 +197,7 @@ Napi::Value Stats(const Napi::CallbackInfo& info) {
   put("cachedBytes", static_cast<double>(s.cachedBytes));
   put("peakBytes", static_cast<double>(s.peakBytes));
   put("limitBytes", static_cast<double>(s.limitBytes));
+  if (info[1].ToBoolean()) d.storage().resetPeak();
   put("commands", static_cast<double>(d.queue().submitted()));
   put("threads", d.queue().threads());
   if (d.guarded()) {
@@ -229,6 +239,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("read", guarded<Read>);
   add("sync", guarded<Sync>);
   add("token", guarded<TokenCall>);
+  add("trim", guarded<Trim>);
   add("stats", guarded<Stats>);
   add("capabilities", guarded<Capabilities>);
   return exports;

@@ -30,8 +30,9 @@ export class Conv2d extends Module {
     this.padding = kernel === 1 ? 0 : stride === 2 ? { top: 0, left: 0, bottom: 1, right: 1 } : 1;
   }
 
-  forward(x_BHWC: Tensor): Tensor {
-    return conv2d(x_BHWC, this.packed ?? this.weight, this.bias, { stride: this.stride, padding: this.padding });
+  /** @param padding of a part of a picture, whose neighbours stand in for the zeros on some sides */
+  forward(x_BHWC: Tensor, padding = this.padding): Tensor {
+    return conv2d(x_BHWC, this.packed ?? this.weight, this.bias, { stride: this.stride, padding });
   }
 
   protected override pack(format: WeightFormat): void {

@@ -245,6 +245,27 @@ export class Module {
     return this;
   }
 
+  /**
+   * Takes the memory of all weights in the order of `loadFrom`, without any contents: on a dry device this tells what loading
+   * would take.
+   */
+  reserve({ freeze }: LoadOptions = {}): this {
+    for (const [, module] of this.tree('')) {
+      for (const { tensor } of module.slots.values()) tensor.take();
+      if (freeze) module.freezeOwn(freeze);
+    }
+    return this;
+  }
+
+  /** Releases all weights and forgets that they were packed: the network can be loaded again. */
+  unload(): void {
+    for (const [, module] of this.tree('')) {
+      for (const { tensor } of module.slots.values()) tensor.redeclare();
+      for (const resource of module.kept.splice(0)) resource.dispose();
+      module.packedAs = undefined;
+    }
+  }
+
   /** The state dict as arrays on the host. @throws InfinityError DISPOSED after `freeze` */
   async stateDict(): Promise<Map<string, HostTensor>> {
     const entries = [...this.entries('')].map(

@@ -3,8 +3,9 @@ import { invalidArgument } from '../errors.js';
 import { scope, type Tensor } from '../tensor.js';
 import { checkShapes, sameShape } from './check.js';
 import { Op } from './generated.js';
-import { differentiable, refuseGradient } from './record.js';
+import { differentiable } from './record.js';
 import { like, run, shaped } from './run.js';
+import { writeSlice } from './shape.js';
 
 /** How queries and keys are prepared. */
 export interface QkvPrepOptions {
@@ -130,6 +131,5 @@ export function kvAppend(cache_BLmaxC: Tensor, rows_BLC: Tensor, at: number): vo
   const room = cache.shape[1]! - rows.shape[1]!;
   if (!Number.isInteger(at) || at < 0 || at > room)
     invalidArgument('at', `a row from 0 to ${room}`, at, 'Make the cache as long as the schedule has tokens.');
-  refuseGradient('kv_append', [rows]);
-  run(Op.writeSlice, [rows], [cache], [1, at]);
+  writeSlice(cache, rows, 1, at);
 }

@@ -2,7 +2,7 @@
 import { scope, type Tensor } from '../tensor.js';
 import { checkShapes, sameShape } from './check.js';
 import { Op, type OpDefinition } from './generated.js';
-import { differentiable } from './record.js';
+import { differentiable, refuseGradient } from './record.js';
 import { like, run, shaped } from './run.js';
 
 const channelsOf = (x: Tensor): number => x.shape[x.rank - 1] ?? 1;
@@ -100,6 +100,41 @@ export function groupNorm(
     );
     return y!;
   });
+}
+
+/**
+ * The statistics of `groupNorm`, for pictures that are normalised in parts.
+ * @param x_BHWC [B, ..., C]
+ * @returns [B, groups, 2]: mean and 1 / √(variance + eps)
+ */
+export function groupNormStats(x_BHWC: Tensor, groups: number, eps: number): Tensor {
+  const x = x_BHWC;
+  checkShapes('group_norm_stats', x.rank >= 2 && groups >= 1 && channelsOf(x) % groups === 0, 'x [B, H, W, C]', x);
+  refuseGradient('group_norm_stats', [x]);
+  return run(Op.groupNormStats, [x], [shaped(x, [x.shape[0]!, groups, 2])], [groups, eps])[0]!;
+}
+
+/**
+ * Normalises any part of a picture with the statistics of all of it: with `groupNormStats` the same, bit for bit, as `groupNorm`.
+ * @param x_BHWC [B, ..., C]
+ * @param stats [B, groups, 2] of `groupNormStats`
+ * @param w [C]
+ * @param b [C]
+ */
+export function groupNormApply(
+  x_BHWC: Tensor,
+  stats: Tensor,
+  w: Tensor,
+  b: Tensor,
+  options: { readonly silu: boolean },
+): Tensor {
+  const x = x_BHWC;
+  const groups = stats.shape[1] ?? 0;
+  const told = stats.rank === 3 && sameShape(stats.shape, [x.shape[0]!, groups, 2]) && stats.dtype === x.dtype;
+  const ok = x.rank >= 2 && told && isRow(w, x) && isRow(b, x) && groups >= 1 && channelsOf(x) % groups === 0;
+  checkShapes('group_norm_apply', ok, 'x [B, H, W, C] with stats [B, groups, 2], w and b [C]', x, stats, w, b);
+  refuseGradient('group_norm_apply', [x, w, b]);
+  return run(Op.groupNormApply, [x, stats, w, b], [like(x)], [groups, options.silu ? 1 : 0])[0]!;
 }
 
 /**

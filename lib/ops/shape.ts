@@ -6,7 +6,7 @@ import { type DType, type Shape, scope, sizeOf, Tensor } from '../tensor.js';
 import { axisOf, checkShapes, isFloat } from './check.js';
 import { broadcastTo } from './elementwise.js';
 import { Op } from './generated.js';
-import { differentiable } from './record.js';
+import { differentiable, refuseGradient } from './record.js';
 import { run, shaped } from './run.js';
 
 const withExtent = (shape: Shape, axis: number, extent: number): number[] =>
@@ -56,6 +56,12 @@ export function pad(x: Tensor, axis: number, before: number, after: number, valu
   const [y] = run(Op.pad, [x], [shaped(x, withExtent(x.shape, at, before + extent + after))], [at, before, value]);
   differentiable('pad', [x], [y!], [], ([gy]) => [slice(gy!, at, before, before + extent)]);
   return y!;
+}
+
+/** Overwrites positions of an axis of `into` from `start` on, in place. Not differentiable. */
+export function writeSlice(into: Tensor, x: Tensor, axis: number, start: number): void {
+  refuseGradient('write_slice', [x]);
+  run(Op.writeSlice, [x], [into], [axis, start]);
 }
 
 function join(xs: readonly Tensor[], at: number, shape: Shape): Tensor {

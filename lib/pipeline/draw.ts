@@ -4,16 +4,16 @@ import { Image, loadImageCodec } from '../io/image.js';
 import { fromSignedFloat, type Pixels } from '../io/pixels.js';
 import { slice } from '../ops/shape.js';
 import type { Tensor } from '../tensor.js';
-import type { Autoencoder } from '../tokenizer/autoencoder.js';
 import { tokenCount } from '../tokenizer/schedule.js';
 import type { InfinityConfig } from '../transformer/config.js';
 import { sampleScales } from '../transformer/sampler.js';
 import type { TextFeatures } from '../transformer/text.js';
 import type { Job } from './job.js';
-import type { Generator } from './load.js';
+import type { Generator, Model } from './load.js';
 import type { Plan, ScaleEvent } from './options.js';
 import { joined, sumsOf } from './origin.js';
 import type { PromptFeatures } from './prompt_features.js';
+import { withNetwork } from './residency.js';
 import { type ModelName, metadataOf } from './settings.js';
 import type { Size } from './sizes.js';
 
@@ -23,10 +23,12 @@ const MAX_GROUP = 16;
 const CACHE_SHARE = 0.25;
 /** Pixels decoded together. */
 const DECODE_PIXELS = 2 ** 18;
+/** Share of the device's memory that the activations of a picture decoded as a whole may take. */
+const DECODE_SHARE = 0.25;
 
 export interface DrawContext {
+  readonly model: Model;
   readonly generator: Generator;
-  readonly autoencoder: Autoencoder;
   readonly name: ModelName;
   readonly features: PromptFeatures;
   readonly device: Device;
@@ -51,17 +53,24 @@ export function groupSize(
 
 /** The first B pictures of sums of codes [>= B, h, w, d], as RGB bytes. */
 export async function decodePictures(
-  autoencoder: Autoencoder,
+  { autoencoder, residency, tile }: Pick<Model, 'autoencoder' | 'residency' | 'tile'>,
   sum_BhwD: Tensor,
   B: number,
   [height, width]: Size,
   job: Job,
 ): Promise<Pixels[]> {
-  const together = Math.max(1, Math.floor(DECODE_PIXELS / (height * width)));
+  const { decoder, device } = autoencoder;
+  const whole = decoder.wholeBytes(height, width);
+  const inBands = tile === 'auto' ? whole > device.stats().limitBytes * DECODE_SHARE : tile;
+  const together = inBands ? 1 : Math.max(1, Math.floor(DECODE_PIXELS / (height * width)));
   const pictures: Pixels[] = [];
   for (let first = 0; first < B; first += together) {
     const last = Math.min(B, first + together);
-    const image_BHWC = job.submit(() => autoencoder.decode(slice(sum_BhwD, 0, first, last)));
+    const decode = () => {
+      const sum = slice(sum_BhwD, 0, first, last);
+      return inBands ? autoencoder.decodeInBands(sum) : autoencoder.decode(sum);
+    };
+    const image_BHWC = await withNetwork(residency, 'vae', job.signal, () => job.submit(decode));
     let values: Float32Array;
     try {
       values = Float32Array.from(await job.read(image_BHWC));
@@ -97,48 +106,59 @@ export async function* draw(
 }
 
 async function* drawGroup(
-  { generator: { transformer }, autoencoder, name, features }: DrawContext,
+  { model, generator: { transformer }, name, features }: DrawContext,
   plan: Plan,
   previews: ReadonlySet<number>,
   job: Job,
 ): AsyncGenerator<Omit<DrawEvent, 'group' | 'groups'>, void, void> {
   const { choice, pictures, negativePrompt, guidance, tau, topK, topP, origin } = plan;
+  const { residency } = model;
   const of = choice.schedule.length;
   const held: Tensor[] = [];
-  const featuresOf = (prompts: readonly string[]): TextFeatures => {
-    const text = features.of(prompts);
+  const featuresOf = async (prompts: readonly string[]): Promise<TextFeatures> => {
+    const encode = () => features.of(prompts);
+    const known = features.knows(prompts);
+    const text = known ? encode() : await withNetwork(residency, 'text_encoder', job.signal, encode);
     held.push(text.kv_NCt);
     return text;
   };
+  const decoded = (sum_BHWd: Tensor, count: number): Promise<Image[]> =>
+    decodeImages(model, sum_BHWd, { ...plan, pictures: pictures.slice(0, count) }, name, job);
   try {
-    const text = featuresOf(pictures.map(({ prompt }) => prompt));
-    const negative = negativePrompt === undefined ? {} : { negative: featuresOf(pictures.map(() => negativePrompt)) };
+    const text = await featuresOf(pictures.map(({ prompt }) => prompt));
+    const away = negativePrompt === undefined ? undefined : await featuresOf(pictures.map(() => negativePrompt));
     const region = origin?.region;
     const kept = region && job.submit(() => sumsOf(region, transformer));
     if (kept) held.push(kept.redrawn_1HW1, ...kept.sums_1HWd);
     const own = { schedule: choice.schedule, images: pictures, guidance, tau, topK, topP, signal: job.signal };
-    const how = { ...own, forced: origin?.forced, kept };
-    for await (const { scale, sum_BHWd } of sampleScales(transformer, { text, ...negative, ...how })) {
-      const event = { type: 'scale', scale, of } as const;
-      const decoded = (count: number): Promise<Image[]> =>
-        decodeImages(autoencoder, sum_BHWd, { ...plan, pictures: pictures.slice(0, count) }, name, job);
-      if (scale === of - 1) yield { ...event, images: await decoded(pictures.length) };
-      else if (previews.has(scale)) yield { ...event, preview: (await decoded(1))[0]! };
-      else yield event;
+    const how = { ...own, negative: away, forced: origin?.forced, kept };
+    let lease = await residency.acquire('transformer', job.signal);
+    try {
+      for await (const { scale, sum_BHWd } of sampleScales(transformer, { text, ...how })) {
+        const event = { type: 'scale', scale, of } as const;
+        if (scale === of - 1) {
+          // Decoded when keys and values have been released.
+          held.push(sum_BHWd.retain());
+        } else if (previews.has(scale)) {
+          lease.release();
+          const [preview] = await decoded(sum_BHWd, 1);
+          lease = await residency.acquire('transformer', job.signal);
+          yield { ...event, preview: preview! };
+        } else {
+          yield event;
+        }
+      }
+    } finally {
+      lease.release();
     }
+    yield { type: 'scale', scale: of - 1, of, images: await decoded(held.at(-1)!, pictures.length) };
   } finally {
     for (const tensor of held) tensor.dispose();
   }
 }
 
-async function decodeImages(
-  autoencoder: Autoencoder,
-  sum_BhwD: Tensor,
-  plan: Plan,
-  name: ModelName,
-  job: Job,
-): Promise<Image[]> {
-  const decoding = decodePictures(autoencoder, sum_BhwD, plan.pictures.length, plan.choice.size, job);
+async function decodeImages(model: Model, sum_BhwD: Tensor, plan: Plan, name: ModelName, job: Job): Promise<Image[]> {
+  const decoding = decodePictures(model, sum_BhwD, plan.pictures.length, plan.choice.size, job);
   // The decoder is the longest stretch without work for this thread: the codec is loaded meanwhile.
   void loadImageCodec().catch(() => undefined);
   return (await decoding).map((drawn, i) => {

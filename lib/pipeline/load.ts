@@ -10,6 +10,7 @@ import { InfinityTransformer } from '../transformer/infinity.js';
 import type { NetworkName } from './find_states.js';
 import type { ModelParts, Part } from './model_parts.js';
 import { checkTogether, type NeededParts, neededParts, sizesOf } from './needed_parts.js';
+import { allResident, OneAtATime, type Residency } from './residency.js';
 import type { SizeChoice } from './sizes.js';
 
 export interface LoadProgress {
@@ -22,9 +23,16 @@ export interface LoadProgress {
 export interface LoadModelOptions {
   readonly device: Device;
   readonly format: WeightFormat;
+  /** One network in memory at a time. */
+  readonly offload: boolean;
+  /** Whether pictures are decoded in bands of rows. */
+  readonly tile: Tiling;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
 }
+
+/** 'auto' where the activations of a whole picture would take much of the memory that is left. The picture is the same. */
+export type Tiling = 'auto' | boolean;
 
 /** What turns a prompt into bits. */
 export interface Generator {
@@ -33,7 +41,7 @@ export interface Generator {
   readonly transformer: InfinityTransformer;
 }
 
-interface Networks {
+export interface Networks {
   readonly sizes: readonly SizeChoice[];
   readonly autoencoder: Autoencoder;
   /** Absent where the checkpoint holds the visual tokenizer alone. */
@@ -43,13 +51,19 @@ interface Networks {
 export interface Model extends Networks {
   /** Stands in the bits that the autoencoder makes. */
   readonly tokenizer: TokenizerName;
+  /** Whoever uses a network holds a lease of it. */
+  readonly residency: Residency;
+  readonly tile: Tiling;
 }
+
+/** Memory that loading leaves behind for later tensors; more than this goes back to the system. */
+const KEPT_BYTES = 1 << 26;
 
 /** Fills a network. @returns the digest of its weights where it is asked for */
 async function fill(
   module: Module,
   part: Part<unknown>,
-  { format: freeze, signal }: LoadModelOptions,
+  { format: freeze, signal }: Pick<LoadModelOptions, 'format' | 'signal'>,
   digest: boolean,
 ): Promise<string> {
   const source = await part.open();
@@ -64,7 +78,8 @@ async function fill(
   }
 }
 
-function build(needed: NeededParts, sizes: readonly SizeChoice[]): Networks {
+/** The networks of a model, without memory. */
+export function build(needed: NeededParts, sizes: readonly SizeChoice[]): Networks {
   const { vae, generator } = needed;
   return {
     sizes,
@@ -77,7 +92,18 @@ function build(needed: NeededParts, sizes: readonly SizeChoice[]): Networks {
   };
 }
 
-function networksOf({ autoencoder, generator }: Networks): [NetworkName, Module][] {
+/** @throws InfinityError CHECKPOINT_CONFIG_MISMATCH, without reading a weight */
+async function check(module: Module, part: Part<unknown>): Promise<void> {
+  const source = await part.open();
+  try {
+    module.matchState(floatWeights(source, part.label));
+  } finally {
+    await source.close();
+  }
+}
+
+/** The networks of a model by name. */
+export function networksOf({ autoencoder, generator }: Networks): [NetworkName, Module][] {
   if (!generator) return [['vae', autoencoder]];
   return [
     ['text_encoder', generator.textEncoder],
@@ -99,17 +125,30 @@ export async function loadModel(parts: ModelParts, options: LoadModelOptions): P
   const model = placed({ device }, () => build(needed, sizes));
   // The visual tokenizer comes last: its digest is the one that stays.
   const networks = networksOf(model);
+  const offloaded = Object.fromEntries(
+    networks.map(([name, module]) => {
+      const load = async (stop: AbortSignal): Promise<void> => {
+        await fill(module, parts[name]!, { format: options.format, signal: stop }, false);
+        await device.sync();
+      };
+      return [name, { module, load }];
+    }),
+  );
   let sha256 = '';
   try {
     for (const [i, [component, module]] of networks.entries()) {
       signal?.throwIfAborted();
-      sha256 = await fill(module, parts[component]!, options, component === 'vae');
+      const part = parts[component]!;
+      if (component !== 'vae' && options.offload) await check(module, part);
+      else sha256 = await fill(module, part, options, component === 'vae');
       onProgress?.({ component, done: i + 1, of: networks.length });
     }
     // Packing is work of the queue: who measures the first picture must not pay for it.
     await device.sync();
     signal?.throwIfAborted();
-    return { ...model, tokenizer: { name: parts.name, sha256 } };
+    if (device.stats().cachedBytes > KEPT_BYTES) device.trim();
+    const residency = options.offload ? new OneAtATime(device, offloaded, 'vae') : allResident;
+    return { ...model, tokenizer: { name: parts.name, sha256 }, residency, tile: options.tile };
   } catch (error) {
     disposeModel(model);
     throw error;

@@ -4,10 +4,10 @@ import { describe, InfinityError, invalidArgument } from '../errors.js';
 import { Checkpoint } from '../io/checkpoint.js';
 import { resolveModelSource } from '../io/hub/index.js';
 import { packageRoot } from '../native.js';
-import type { LoadProgress } from './load.js';
+import type { LoadProgress, Tiling } from './load.js';
 import { checkpointParts, type ModelParts } from './model_parts.js';
 import { officialParts, type PretrainedParts } from './official_parts.js';
-import { checkFunction, checkSignal, invalidOption, refuseUnknown } from './options.js';
+import { checkBoolean, checkFunction, checkSignal, invalidOption, refuseUnknown } from './options.js';
 
 export interface LoadOptions {
   /** Default 'auto', which is the CPU in this build. */
@@ -16,11 +16,21 @@ export interface LoadOptions {
   readonly threads?: number | undefined;
   /** How the weights are kept: 'f32' or 'bf16', which halves the memory. Arithmetic is f32. Default 'auto': f32. */
   readonly dtype?: 'auto' | 'f32' | 'bf16' | undefined;
+  /**
+   * Text encoder, transformer and visual tokenizer are in memory one at a time and read from disk again when they are needed. The
+   * results are the same; requests that overlap take turns. Default false.
+   */
+  readonly offload?: boolean | undefined;
+  /**
+   * Decodes pictures in bands of rows, with less than half the memory for activations. The pictures are the same. Default 'auto':
+   * where a whole picture would take more than a quarter of the memory.
+   */
+  readonly tile?: Tiling | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
 }
 
-const LOAD_OPTIONS = ['device', 'threads', 'dtype', 'signal', 'onProgress'];
+const LOAD_OPTIONS = ['device', 'threads', 'dtype', 'offload', 'tile', 'signal', 'onProgress'];
 
 /** The checkpoint that travels inside the package. */
 export function embeddedModel(): string {
@@ -53,7 +63,7 @@ export function checkLoadOptions(source: unknown, options: LoadOptions): void {
       'Leave it out for the embedded model.',
     );
   refuseUnknown(options, LOAD_OPTIONS, 'fromPretrained');
-  const { device = 'auto', dtype = 'auto', signal, onProgress } = options;
+  const { device = 'auto', dtype = 'auto', offload = false, tile = 'auto', signal, onProgress } = options;
   if (device !== 'auto' && device !== 'cpu')
     throw new InfinityError(
       'DEVICE_UNAVAILABLE',
@@ -64,6 +74,8 @@ export function checkLoadOptions(source: unknown, options: LoadOptions): void {
       },
     );
   if (!['auto', 'f32', 'bf16'].includes(dtype)) invalidOption('dtype', "'auto', 'f32' or 'bf16'", dtype);
+  checkBoolean('offload', offload);
+  if (!['auto', true, false].includes(tile)) invalidOption('tile', "'auto', true or false", tile);
   checkSignal(signal);
   checkFunction('onProgress', onProgress);
 }

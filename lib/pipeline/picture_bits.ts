@@ -12,6 +12,7 @@ import { patchifySchedule, type ScaleSchedule, sameSchedule } from '../tokenizer
 import { decodePictures } from './draw.js';
 import type { Job } from './job.js';
 import type { Model } from './load.js';
+import { withNetwork } from './residency.js';
 import { nearestSize, type SizeChoice } from './sizes.js';
 
 /** Latent grids of a size. */
@@ -48,10 +49,11 @@ export async function encodePicture(model: Model, pixels: Pixels, choice: SizeCh
   const dim = autoencoder.config.codebook_dim;
   const [height, width] = choice.size;
   const schedule = latentSchedule(model, choice);
-  const bits = job.submit(() => {
+  const encode = () => {
     const image_BHWC = Tensor.from(toSignedFloat(pixels.data), [1, height, width, 3], 'f32', autoencoder.device);
     return new MultiScaleQuantizer({ codebookDim: dim }).encode(autoencoder.encode(image_BHWC), schedule);
-  });
+  };
+  const bits = await withNetwork(model.residency, 'vae', job.signal, () => job.submit(encode));
   try {
     const scales = await Promise.all(bits.map(async (tensor) => Uint8Array.from(await job.read(tensor))));
     return new BitTokens({ height, width, dim, schedule, scales, tokenizer });
@@ -97,7 +99,7 @@ export async function decodeBits(model: Model, tokens: BitTokens, job: Job, coun
     return sumOfBits(bits, schedule);
   });
   try {
-    const [pixels] = await decodePictures(model.autoencoder, sum_1hwd, 1, choice.size, job);
+    const [pixels] = await decodePictures(model, sum_1hwd, 1, choice.size, job);
     return new Image(pixels!);
   } finally {
     sum_1hwd.dispose();

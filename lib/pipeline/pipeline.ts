@@ -94,13 +94,13 @@ export class InfinityPipeline {
    */
   static async fromPretrained(source?: string | PretrainedParts, options: LoadOptions = {}): Promise<InfinityPipeline> {
     checkLoadOptions(source, options);
-    const { threads, dtype = 'auto', signal, onProgress } = options;
+    const { threads, dtype = 'auto', offload = false, tile = 'auto', signal, onProgress } = options;
     signal?.throwIfAborted();
     const parts = await openModel(source);
     const device = threads === undefined ? Device.default() : Device.create('cpu', { threads });
     const format = dtype === 'auto' ? 'f32' : dtype;
     try {
-      const model = await loadModel(parts, { device, format, signal, onProgress });
+      const model = await loadModel(parts, { device, format, offload, tile, signal, onProgress });
       try {
         const defaults = samplingDefaults(parts.generation, model.sizes);
         const name = await parts.identify();
@@ -251,6 +251,7 @@ export class InfinityPipeline {
     await this.jobs.close();
     // A failure belongs to whoever submitted the work, and reached them.
     await this.device.sync().catch(() => undefined);
+    await this.model.residency.close();
     this.features?.dispose();
     disposeModel(this.model);
     if (this.ownsDevice) this.device.close();
@@ -279,7 +280,7 @@ export class InfinityPipeline {
   ): AsyncGenerator<DrawEvent> {
     const { model, features, device } = this;
     const name = { name: this.info.name, sha256: this.info.sha256 };
-    const context = { generator: model.generator!, autoencoder: model.autoencoder, features: features!, device, name };
+    const context = { model, generator: model.generator!, features: features!, device, name };
     return this.jobs.events(signal, (job) => draw(context, plan, previews, job));
   }
 

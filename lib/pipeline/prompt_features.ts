@@ -35,6 +35,11 @@ export class PromptFeatures {
     return ids;
   }
 
+  /** Whether `of` will not need the encoder. */
+  knows(prompts: readonly string[]): boolean {
+    return prompts.every((prompt) => this.known.has(prompt));
+  }
+
   /**
    * Features of prompts, packed in their order; the same prompt may occur more than once. Prompts that are not known are
    * encoded together. The result belongs to the caller.

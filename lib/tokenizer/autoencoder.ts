@@ -56,6 +56,11 @@ export class Autoencoder extends Module {
     return scope(() => clamp(this.decodeUnclamped(codes_BHWD, tap), -1, 1));
   }
 
+  /** `decode` of one picture in bands of rows: the same picture, with less than half the memory for activations. */
+  decodeInBands(codes_1HWD: Tensor, bandBytes?: number): Tensor {
+    return scope(() => clamp(this.decoder.forwardInBands(codes_1HWD, bandBytes), -1, 1));
+  }
+
   /** What training compares with the picture: the decoder's output as it is. */
   decodeUnclamped(codes_BHWD: Tensor, tap?: Tap): Tensor {
     return this.decoder.forward(codes_BHWD, tap && ((name, value) => tap(`decoder.${name}`, value)));

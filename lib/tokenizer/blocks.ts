@@ -7,10 +7,12 @@ import { Conv2d, type Conv2dOptions, UpsampleConv2d } from '../nn/conv.js';
 import { ones, zeros } from '../nn/init.js';
 import { Module } from '../nn/module.js';
 import { attention } from '../ops/attention.js';
+import type { Padding } from '../ops/conv.js';
 import { add } from '../ops/elementwise.js';
-import { groupNorm } from '../ops/norm.js';
-import { reshape } from '../ops/shape.js';
-import type { Tensor } from '../tensor.js';
+import { groupNorm, groupNormApply, groupNormStats } from '../ops/norm.js';
+import { reshape, writeSlice } from '../ops/shape.js';
+import { scope, type Tensor } from '../tensor.js';
+import { bandPadding, bandsOf, fillBands, pictureLike, readable, rowsOf } from './bands.js';
 
 const NORM_EPS = 1e-6;
 
@@ -32,8 +34,8 @@ export class Conv extends Module {
     super();
     this.conv = this.child('conv', new Conv2d(inChannels, outChannels, options));
   }
-  forward(x_BHWC: Tensor): Tensor {
-    return this.conv.forward(x_BHWC);
+  forward(x_BHWC: Tensor, padding?: Padding): Tensor {
+    return this.conv.forward(x_BHWC, padding);
   }
 }
 
@@ -51,6 +53,12 @@ class GroupNorm extends Module {
   forward(x_BHWC: Tensor, silu: boolean): Tensor {
     return groupNorm(x_BHWC, this.weight, this.bias, this.groups, NORM_EPS, { silu });
   }
+  stats(x_BHWC: Tensor): Tensor {
+    return groupNormStats(x_BHWC, this.groups, NORM_EPS);
+  }
+  apply(x_BHWC: Tensor, stats: Tensor, silu: boolean): Tensor {
+    return groupNormApply(x_BHWC, stats, this.weight, this.bias, { silu });
+  }
 }
 
 /** GroupNorm with eps 1e-6; `swish` fuses the activation that follows it nearly everywhere. */
@@ -66,6 +74,32 @@ export class Normalize extends Module {
   swish(x_BHWC: Tensor): Tensor {
     return this.norm.forward(x_BHWC, true);
   }
+  /** What `swishWith` needs to know of the whole picture. */
+  stats(x_BHWC: Tensor): Tensor {
+    return this.norm.stats(x_BHWC);
+  }
+  /** `swish` of any rows of a picture. */
+  swishWith(x_BHWC: Tensor, stats: Tensor): Tensor {
+    return this.norm.apply(x_BHWC, stats, true);
+  }
+}
+
+/** conv(swish(norm(x))) of one picture, a 3 × 3 convolution, in bands; `finish` has the rows [begin, end) of a band last. */
+export function convOfNormInBands(
+  { norm, conv }: { readonly norm: Normalize; readonly conv: Conv },
+  x_1HWC: Tensor,
+  into: Tensor,
+  bandBytes: number,
+  finish: (y: Tensor, begin: number, end: number) => Tensor = (y) => y,
+): Tensor {
+  return scope(() => {
+    const stats = norm.stats(x_1HWC);
+    const widest = Math.max(x_1HWC.shape[3]!, into.shape[3]!);
+    return fillBands(into, widest, bandBytes, (band) => {
+      const n = norm.swishWith(readable(x_1HWC, band), stats);
+      return finish(conv.forward(n, bandPadding(band)), band.begin, band.end);
+    });
+  });
 }
 
 /** x + conv(swish(norm(conv(swish(norm(x)))))), with a 1×1 convolution beside it where the width changes. */
@@ -76,7 +110,11 @@ export class ResnetBlock extends Module {
   private readonly conv2: Conv;
   private readonly ninShortcut: Conv | undefined;
 
-  constructor(inChannels: number, outChannels: number, groups?: number) {
+  constructor(
+    inChannels: number,
+    private readonly outChannels: number,
+    groups?: number,
+  ) {
     super();
     this.norm1 = this.child('norm1', new Normalize(inChannels, groups));
     this.conv1 = this.child('conv1', new Conv(inChannels, outChannels, { kernel: 3 }));
@@ -90,6 +128,22 @@ export class ResnetBlock extends Module {
     const h_BHWC = this.conv1.forward(this.norm1.swish(x_BHWC));
     const y_BHWC = this.conv2.forward(this.norm2.swish(h_BHWC));
     return add(y_BHWC, this.ninShortcut ? this.ninShortcut.forward(x_BHWC) : x_BHWC);
+  }
+
+  /** `forward` of one picture in bands, with three pictures in memory at most. Uses x up: where the width stays, the result lies there. */
+  forwardInBands(x_1HWC: Tensor, bandBytes: number): Tensor {
+    const [, H = 1, W = 1] = x_1HWC.shape;
+    const shortcut = this.ninShortcut;
+    const like = (channels: number) => pictureLike(x_1HWC, H, W, channels);
+    return scope(() => {
+      const h = convOfNormInBands({ norm: this.norm1, conv: this.conv1 }, x_1HWC, like(this.outChannels), bandBytes);
+      const last = { norm: this.norm2, conv: this.conv2 };
+      const into = shortcut ? like(this.outChannels) : x_1HWC;
+      return convOfNormInBands(last, h, into, bandBytes, (y, begin, end) => {
+        const x = rowsOf(x_1HWC, begin, end);
+        return add(y, shortcut ? shortcut.forward(x) : x);
+      });
+    });
   }
 }
 
@@ -125,6 +179,20 @@ export class Upsample extends Module {
   }
   forward(x_BHWC: Tensor): Tensor {
     return this.conv.forward(x_BHWC);
+  }
+
+  /** `forward` of one picture in bands: of rows of x with their neighbours, of which the results are dropped. */
+  forwardInBands(x_1HWC: Tensor, bandBytes: number): Tensor {
+    const [, H = 1, W = 1, C = 1] = x_1HWC.shape;
+    const into = pictureLike(x_1HWC, 2 * H, 2 * W, C);
+    scope(() => {
+      for (const band of bandsOf(H, 4 * W * C * 4, bandBytes))
+        scope(() => {
+          const y = this.forward(readable(x_1HWC, band));
+          writeSlice(into, rowsOf(y, 2 * band.above, 2 * (band.above + band.end - band.begin)), 1, 2 * band.begin);
+        });
+    });
+    return into;
   }
 }
 

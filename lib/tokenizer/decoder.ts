@@ -1,7 +1,8 @@
 /** Sum of codes to picture. Source: Infinity, infinity/models/bsq_vae/flux_vqgan.py, Decoder. */
 import { Module, type Tap } from '../nn/module.js';
 import { scope, type Tensor } from '../tensor.js';
-import { Conv, Normalize, ResnetBlock, Upsample } from './blocks.js';
+import { BAND_BYTES, pictureLike } from './bands.js';
+import { Conv, convOfNormInBands, Normalize, ResnetBlock, Upsample } from './blocks.js';
 import type { AutoencoderConfig } from './config.js';
 
 interface Level {
@@ -19,7 +20,7 @@ export class Decoder extends Module {
   private readonly normOut: Normalize;
   private readonly convOut: Conv;
 
-  constructor(config: AutoencoderConfig) {
+  constructor(private readonly config: AutoencoderConfig) {
     super();
     const { base_ch, decoder_ch_mult, num_res_blocks, codebook_dim, patch_size, norm_groups: groups } = config;
     const levels = decoder_ch_mult.length;
@@ -68,5 +69,47 @@ export class Decoder extends Module {
       tap?.('norm_out', this.normOut.forward(h_BHWC));
       return step('conv_out', () => this.convOut.forward(this.normOut.swish(h_BHWC)));
     });
+  }
+
+  /**
+   * `forward` of one picture in bands of rows: the same picture, with less than half the memory for activations. Not differentiable.
+   * codes_1hwD -> image_1HWC, not clamped.
+   * @param bandBytes what an activation of one band may take, about
+   */
+  forwardInBands(codes_1HWD: Tensor, bandBytes = BAND_BYTES): Tensor {
+    const next = (x: Tensor, fn: (x: Tensor) => Tensor): Tensor => {
+      const y = scope(() => fn(x));
+      if (y !== x) x.dispose();
+      return y;
+    };
+    return scope(() => {
+      let h_1HWC = this.convIn.forward(codes_1HWD);
+      for (const block of this.mid) h_1HWC = next(h_1HWC, (x) => block.forwardInBands(x, bandBytes));
+      for (const { blocks, upsample } of this.up) {
+        for (const block of blocks) h_1HWC = next(h_1HWC, (x) => block.forwardInBands(x, bandBytes));
+        if (upsample) h_1HWC = next(h_1HWC, (x) => upsample.forwardInBands(x, bandBytes));
+      }
+      const [, H = 1, W = 1] = h_1HWC.shape;
+      const last = { norm: this.normOut, conv: this.convOut };
+      return convOfNormInBands(last, h_1HWC, pictureLike(h_1HWC, H, W, 3), bandBytes);
+    });
+  }
+
+  /** Bytes of the activations that `forward` holds at once at most, for one picture of `height` × `width` pixels. */
+  wholeBytes(height: number, width: number): number {
+    const { base_ch, decoder_ch_mult: mult, patch_size } = this.config;
+    let inputs = base_ch * mult.at(-1)!;
+    const perPixel = mult
+      .map((_, i) => i)
+      .reverse()
+      .map((index) => {
+        const outputs = base_ch * mult[index]!;
+        // x, norm, conv, norm, conv, the shortcut and the sum.
+        const most = 2 * inputs + 5 * outputs;
+        inputs = outputs;
+        const doublings = Math.log2(patch_size);
+        return most / 4 ** Math.min(index, doublings);
+      });
+    return 4 * height * width * Math.max(...perPixel);
   }
 }

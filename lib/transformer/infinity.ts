@@ -87,7 +87,8 @@ export class InfinityTransformer extends Module {
   rope(schedule: ScaleSchedule, finest = ropeFinest(this.config, schedule)): Tensor {
     const key = `${finest}|${schedule.join(';')}`;
     const known = this.ropeTables.get(key);
-    if (known) return known;
+    // An unloaded network has dropped it.
+    if (known && !known.disposed) return known;
     const { embed_dim, num_heads, rope2d_normalized_by_hw: mode } = this.config;
     const headDim = embed_dim / num_heads;
     const table = rope2dTable({ headDim, schedule, finest, mode });

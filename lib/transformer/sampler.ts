@@ -24,7 +24,7 @@ import type { TextFeatures } from './text.js';
 export interface SampleOptions {
   readonly text: TextFeatures;
   /** Prompts to guide away from, one a picture; by default the learned unconditional text. */
-  readonly negative?: TextFeatures;
+  readonly negative?: TextFeatures | undefined;
   readonly schedule: ScaleSchedule;
   /** Rows and columns that rotary positions are stretched to; by default from the config. */
   readonly finest?: readonly [h: number, w: number];
@@ -111,7 +111,8 @@ class Sampler {
     this.grids = config.apply_spatial_patchify ? patchifySchedule(schedule) : schedule;
     this.offsets = scaleOffsets(schedule);
     const rows = this.guidance.rowsAt(0, this.B);
-    this.rope = model.rope(schedule, options.finest);
+    this.rope = model.rope(schedule, options.finest).retain();
+    this.owned.push(this.rope);
     try {
       const made = unscoped(() =>
         scope(() => {

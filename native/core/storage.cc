@@ -10,6 +10,9 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 // Under AddressSanitizer the guard zones are closed: whoever reads or writes them is named on the spot.
 #if defined(__SANITIZE_ADDRESS__)
@@ -45,14 +48,18 @@ void* systemAllocate(size_t bytes) {
 
 }  // namespace
 
-Storage::Storage(size_t limit, bool guard, std::function<void()> drain)
-    : limit_(limit), guard_(guard), drain_(std::move(drain)) {}
+Storage::Storage(size_t limit, bool guard, bool dry, std::function<void()> drain)
+    : limit_(limit), guard_(guard && !dry), dry_(dry), drain_(std::move(drain)) {}
 
 Storage::~Storage() {
   for (auto& [size, blocks] : cache_)
-    for (void* b : blocks) std::free(b);
+    for (void* b : blocks) freeBlock(b);
   for (const Slot& s : slots_)
-    if (s.live) std::free(s.block);
+    if (s.live) freeBlock(s.block);
+}
+
+void Storage::freeBlock(void* block) const {
+  if (!dry_) std::free(block);
 }
 
 void* Storage::takeBlock(size_t rounded, size_t asked) {
@@ -62,6 +69,10 @@ void* Storage::takeBlock(size_t rounded, size_t asked) {
     it->second.pop_back();
     cachedBytes_ -= rounded;
     return b;
+  }
+  if (dry_) {
+    nextDry_ += (rounded + kAlign - 1) / kAlign * kAlign;
+    return reinterpret_cast<void*>(nextDry_);
   }
   if (liveBytes_ + cachedBytes_ + rounded > limit_ && cachedBytes_) trim();
   void* b = liveBytes_ + rounded > limit_ ? nullptr : systemAllocate(rounded);
@@ -167,10 +178,14 @@ uint32_t Storage::damagedGuards() const {
 void Storage::trim() {
   drain_();
   for (auto& [size, blocks] : cache_)
-    for (void* b : blocks) std::free(b);
+    for (void* b : blocks) freeBlock(b);
   cache_.clear();
-  externalDelta_ -= static_cast<int64_t>(cachedBytes_);
+  if (!dry_) externalDelta_ -= static_cast<int64_t>(cachedBytes_);
   cachedBytes_ = 0;
+#if defined(__GLIBC__)
+  // Freed blocks of some megabytes stay with the process otherwise.
+  if (!dry_) malloc_trim(0);
+#endif
 }
 
 StorageStats Storage::stats() const { return {liveTensors_, liveBytes_, cachedBytes_, peakBytes_, limit_}; }

@@ -19,8 +19,9 @@ struct StorageStats {
 
 class Storage {
  public:
-  // `drain` waits until the queue is idle: only then may cached blocks go back to the system.
-  Storage(size_t limit, bool guard, std::function<void()> drain);
+  // `drain` waits until the queue is idle: only then may cached blocks go back to the system. A `dry` storage counts
+  // blocks without taking any: its addresses must not be followed, and its limit is told but does not hold.
+  Storage(size_t limit, bool guard, bool dry, std::function<void()> drain);
   ~Storage();
   Storage(const Storage&) = delete;
 
@@ -34,6 +35,8 @@ class Storage {
   // Number of live blocks whose guard zones were overwritten. Call only when the queue is idle.
   uint32_t damagedGuards() const;
   void trim();
+  // The peak starts anew from what lives now.
+  void resetPeak() { peakBytes_ = liveBytes_; }
   StorageStats stats() const;
   // Change of the bytes held from the system since the last call, for V8's accounting.
   int64_t takeExternalDelta();
@@ -48,16 +51,18 @@ class Storage {
   };
   void* takeBlock(size_t rounded, size_t asked);
   void giveBlock(void* block, size_t rounded);
+  void freeBlock(void* block) const;
   const Slot& slot(uint32_t handle) const;
 
   size_t limit_;
-  bool guard_;
+  bool guard_, dry_;
   std::function<void()> drain_;
   std::vector<Slot> slots_;
   std::vector<uint32_t> freeSlots_;
   std::unordered_map<size_t, std::vector<void*>> cache_;
   uint64_t liveTensors_ = 0, liveBytes_ = 0, cachedBytes_ = 0, peakBytes_ = 0;
   int64_t externalDelta_ = 0;
+  uintptr_t nextDry_ = 4096;
 };
 
 }  // namespace infinity

@@ -31,10 +31,11 @@ int chooseThreads(int wanted, int fromEnv) {
 Device::Device(const DeviceOptions& options, Queue::OnComplete onComplete)
     : env_(readEnv()),
       isa_(chooseIsa(options.isa.empty() ? env_.isa : options.isa)),
+      dry_(options.dry),
       storage_(options.memoryLimit ? options.memoryLimit
                : env_.memoryLimit  ? env_.memoryLimit
                                    : availableMemory() / 10 * 8,
-               env_.guard, [this] { queue_->drain(); }),
+               env_.guard, options.dry, [this] { queue_->drain(); }),
       queue_(std::make_unique<Queue>(chooseThreads(options.threads, env_.threads), env_.trace, std::move(onComplete))) {
   tokens_[0] = std::make_shared<Token>(/*shared=*/true);
 }
@@ -122,7 +123,7 @@ void Device::submit(uint32_t* words, uint32_t capacity) {
     const size_t bytes = kernel->plan(args);
     if (bytes) command.scratch = storage_.scratch(bytes);
   }
-  if (env_.guard) {
+  if (env_.guard && !dry_) {
     for (uint32_t i = inputs; i < inputs + outputs; ++i) {
       bool isFresh = false;
       for (uint32_t f = 0; f < fresh.count; ++f) isFresh |= fresh.list[f] == handles[i];
@@ -135,12 +136,13 @@ void Device::submit(uint32_t* words, uint32_t capacity) {
       queue_->submit(std::move(fill), nullptr, nullptr, 0);
     }
   }
-  queue_->submit(std::move(command), views, words + at, params);
+  if (!dry_) queue_->submit(std::move(command), views, words + at, params);
   fresh.count = 0;
   for (uint32_t i = 0; i < outputs; ++i) words[i] = handles[inputs + i];
 }
 
 void Device::upload(uint32_t tokenId, uint32_t handle, uint64_t offset, const void* data, size_t bytes) {
+  if (dry_) return;
   Command c;
   c.kind = Command::kUpload;
   c.token = token(tokenId);
@@ -160,7 +162,7 @@ void Device::read(uint32_t tokenId, uint32_t handle, uint64_t offset, void* dest
   c.token = token(tokenId);
   c.source = storage_.resolve(handle, offset, bytes);
   c.destination = destination;
-  c.bytes = bytes;
+  c.bytes = dry_ ? 0 : bytes;
   c.completion = completion;
   queue_->submit(std::move(c), nullptr, nullptr, 0);
 }

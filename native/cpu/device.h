@@ -14,6 +14,7 @@ struct DeviceOptions {
   int threads = 0;         // 0: NODE_INFINITY_THREADS, else the processors of this process
   std::string isa;         // empty: NODE_INFINITY_CPU_ISA, else the best
   size_t memoryLimit = 0;  // 0: NODE_INFINITY_MEMORY_LIMIT, else 80 % of the container
+  bool dry = false;        // commands are checked, planned and counted; nothing is allocated or computed
 };
 
 class Device {
@@ -43,6 +44,7 @@ class Device {
 
   EnvSwitches env_;
   Isa isa_;
+  bool dry_;
   std::unordered_map<uint32_t, TokenPtr> tokens_;
   uint32_t nextToken_ = 1;
   Storage storage_;  // outlives the queue, which may still be running a command on its blocks

@@ -16,7 +16,7 @@ namespace {
 constexpr size_t kLimit = size_t{1} << 20;
 
 void blocksAreAlignedAndApart() {
-  Storage storage(kLimit, false, [] {});
+  Storage storage(kLimit, false, false, [] {});
   std::vector<uint32_t> handles;
   for (size_t bytes : {0, 1, 63, 64, 65, 511, 513, 4097, 100000}) {
     const uint32_t handle = storage.allocate(bytes);
@@ -32,7 +32,7 @@ void blocksAreAlignedAndApart() {
 }
 
 void releasedBlocksAreUsedAgain() {
-  Storage storage(kLimit, false, [] {});
+  Storage storage(kLimit, false, false, [] {});
   const uint32_t first = storage.allocate(1000);
   void* address = storage.resolve(first, 0, 1000);
   storage.release(first);
@@ -44,7 +44,7 @@ void releasedBlocksAreUsedAgain() {
 }
 
 void viewsStayInside() {
-  Storage storage(kLimit, false, [] {});
+  Storage storage(kLimit, false, false, [] {});
   const uint32_t handle = storage.allocate(100);
   EXPECT(codeOf([&] { storage.resolve(handle, 60, 40); }) == "none");
   EXPECT(codeOf([&] { storage.resolve(handle, 60, 41); }) == "INTERNAL");
@@ -53,7 +53,7 @@ void viewsStayInside() {
 
 void theLimitHolds() {
   int drains = 0;
-  Storage storage(kLimit, false, [&] { ++drains; });
+  Storage storage(kLimit, false, false, [&] { ++drains; });
   const uint32_t half = storage.allocate(kLimit / 2);
   double needed = 0, free = 0;
   try {
@@ -72,7 +72,7 @@ void theLimitHolds() {
 }
 
 void scratchIsFreeForTheNextCommand() {
-  Storage storage(kLimit, false, [] {});
+  Storage storage(kLimit, false, false, [] {});
   void* scratch = storage.scratch(5000);
   std::memset(scratch, 1, 5000);
   EXPECT(storage.scratch(5000) == scratch);
@@ -81,7 +81,7 @@ void scratchIsFreeForTheNextCommand() {
 
 #if !defined(__SANITIZE_ADDRESS__)  // which ends the program at the first such write
 void guardsNoticeOverruns() {
-  Storage storage(kLimit, true, [] {});
+  Storage storage(kLimit, true, false, [] {});
   const uint32_t a = storage.allocate(33), b = storage.allocate(33);
   EXPECT(storage.damagedGuards() == 0);
   static_cast<char*>(storage.resolve(a, 0, 33))[33] = 0;
@@ -92,12 +92,28 @@ void guardsNoticeOverruns() {
 #endif
 
 void bytesHeldFromTheSystemAddUp() {
-  Storage storage(kLimit, false, [] {});
+  Storage storage(kLimit, false, false, [] {});
   storage.release(storage.allocate(4096));
   EXPECT(storage.takeExternalDelta() >= 4096);
   EXPECT(storage.takeExternalDelta() == 0);
   storage.trim();
   EXPECT(storage.takeExternalDelta() <= -4096);
+}
+
+void aDryStorageCountsWithoutTaking() {
+  Storage wet(kLimit, false, false, [] {}), dry(kLimit, true, true, [] {});
+  for (Storage* s : {&wet, &dry}) {
+    const uint32_t a = s->allocate(5000), b = s->allocate(70000);
+    s->release(a);
+    s->scratch(9000);
+    EXPECT(s->resolve(b, 0, 70000) != nullptr);
+  }
+  EXPECT(dry.stats().liveBytes == wet.stats().liveBytes && dry.stats().peakBytes == wet.stats().peakBytes);
+  EXPECT(dry.takeExternalDelta() == 0);
+  dry.release(dry.allocate(size_t{1} << 40));
+  EXPECT(dry.stats().peakBytes > size_t{1} << 40);
+  dry.resetPeak();
+  EXPECT(dry.stats().peakBytes == dry.stats().liveBytes);
 }
 
 }  // namespace
@@ -112,4 +128,5 @@ int main() {
   guardsNoticeOverruns();
 #endif
   bytesHeldFromTheSystemAddUp();
+  aDryStorageCountsWithoutTaking();
 }

@@ -1,7 +1,16 @@
 import assert from 'node:assert/strict';
 import { Device } from '../../lib/device.js';
 import { InfinityError } from '../../lib/errors.js';
-import { adaNorm, gatedAdd, groupNorm, layerNorm, rmsNorm } from '../../lib/ops/norm.js';
+import {
+  adaNorm,
+  gatedAdd,
+  groupNorm,
+  groupNormApply,
+  groupNormStats,
+  layerNorm,
+  rmsNorm,
+} from '../../lib/ops/norm.js';
+import { cat, slice } from '../../lib/ops/shape.js';
 import { Tape } from '../../lib/tape.js';
 import { type Shape, scope, Tensor } from '../../lib/tensor.js';
 import {
@@ -168,6 +177,28 @@ for (const [isa, device] of isaDevices()) {
         const silu = z.map((v) => v / (1 + Math.exp(-v)));
         assert.ok(relativeError(await inDoubles(device, group(groups, true), shapes), silu) < 1e-12);
         await assertMatchesReference(device, group(groups, true), shapes, { tolerance: 4e-6 });
+      }
+    });
+
+    it('groupNorm in two steps, the second on parts, has the bits of groupNorm', async () => {
+      for (const [silu, shape, groups] of [
+        [true, [2, 13, 21, 36], 3],
+        [false, [1, 40, 33, 31], 1],
+      ] as const) {
+        const C = shape[3];
+        const live = device.stats().liveTensors;
+        const [whole, parts] = scope(() => {
+          const [x, w, b] = [shape, [C], [C]].map((s, i) => random(device, 40 + i, s)) as [Tensor, Tensor, Tensor];
+          const stats = groupNormStats(x, groups, EPS);
+          const cuts = [0, 1, 7, shape[1]];
+          const rows = cuts.slice(1).map((end, i) => slice(x, 1, cuts[i]!, end));
+          const applied = rows.map((r) => groupNormApply(r, stats, w, b, { silu }));
+          return [groupNorm(x, w, b, groups, EPS, { silu }), cat(applied, 1)];
+        });
+        assert.deepEqual(await parts.read(), await whole.read());
+        whole.dispose();
+        parts.dispose();
+        await assertClean(device, live);
       }
     });
 

@@ -31,5 +31,7 @@ INFINITY_KERNEL(gated_add_backward, gatedAddBackwardKernel<float>, gatedAddBackw
 INFINITY_KERNEL(group_norm, groupNormKernel<float>, groupNormKernel<double>, groupNormPlan);
 INFINITY_KERNEL(group_norm_backward, groupNormBackwardKernel<float>, groupNormBackwardKernel<double>,
                 groupNormBackwardPlan);
+INFINITY_KERNEL(group_norm_stats, groupNormStatsKernel<float>, groupNormStatsKernel<double>, groupNormStatsPlan);
+INFINITY_KERNEL(group_norm_apply, groupNormApplyKernel<float>, groupNormApplyKernel<double>, groupNormApplyPlan);
 
 }  // namespace infinity::INFINITY_ISA

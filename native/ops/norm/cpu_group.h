@@ -62,13 +62,58 @@ void channelMoments(const T* x, int64_t pixels, int64_t channels, T* means, T* d
 // Per-channel tables of one sample. Forward: mean, rstd·weight. Backward: mean, rstd, and the two corrections.
 constexpr int64_t kForwardTables = 2, kBackwardTables = 4;
 
+// The statistics of a group, from the moments of its channels in every run: [runs][mean, deviations][channels].
+template <class T>
+void mergeMoments(const PixelRuns& r, const T* parts, int64_t begin, int64_t end, float eps, T* stats) {
+  const int64_t channels = r.channels;
+  const double count = static_cast<double>(r.pixels * (end - begin));
+  double total = 0, deviation = 0;
+  for (int64_t run = 0; run < r.runs; ++run) {
+    const double n = static_cast<double>(r.pixelsIn(run));
+    for (int64_t c = begin; c < end; ++c) total += n * parts[run * 2 * channels + c];
+  }
+  const double centre = total / count;
+  // The squares about the mean of the run, and the mean of the run about that of the group.
+  for (int64_t run = 0; run < r.runs; ++run) {
+    const double n = static_cast<double>(r.pixelsIn(run));
+    const T* part = parts + run * 2 * channels;
+    for (int64_t c = begin; c < end; ++c) {
+      const double off = part[c] - centre;
+      deviation += part[channels + c] + n * off * off;
+    }
+  }
+  stats[0] = static_cast<T>(centre);
+  stats[1] = static_cast<T>(1 / sqrt(deviation / count + eps));
+}
+
+// The tables of one sample, from its statistics [groups, 2].
+template <class T>
+void forwardTables(const T* stats, const T* weight, int64_t channels, int64_t groups, T* mean, T* gain) {
+  const int64_t width = channels / groups;
+  for (int64_t c = 0; c < channels; ++c) {
+    mean[c] = stats[c / width * 2];
+    gain[c] = stats[c / width * 2 + 1] * weight[c];
+  }
+}
+
+template <class T>
+void normalizePixels(const T* x, int64_t pixels, int64_t channels, const T* mean, const T* gain, const T* bias,
+                     bool fused, T* y) {
+  for (int64_t p = 0; p < pixels; ++p, x += channels, y += channels) {
+    forRow<T>(channels, [&](int64_t i, int m) {
+      const Vec<T> d = loadUpTo(x + i, m) - loadUpTo(mean + i, m);
+      const Vec<T> z = fma(d, loadUpTo(gain + i, m), loadUpTo(bias + i, m));
+      storeUpTo(y + i, fused ? silu(z) : z, m);
+    });
+  }
+}
+
 // Inputs x, weight, bias; outputs y and the statistics [B, groups, 2].
 template <class T>
 void groupNormKernel(const KernelArgs& a) {
   const PixelRuns r(a.in[0]);
   const GroupNormParams& params = a.paramsAs<GroupNormParams>();
   const int64_t channels = r.channels, groups = params.groups, width = channels / groups;
-  const T *weight = a.in[1].as<T>(), *bias = a.in[2].as<T>();
   T* moments = static_cast<T*>(a.scratch);
   T* tables = moments + r.batch * r.runs * 2 * channels;
   const auto at = [&](int64_t sample, int64_t run) { return (sample * r.pixels + r.firstPixel(run)) * channels; };
@@ -78,49 +123,15 @@ void groupNormKernel(const KernelArgs& a) {
     channelMoments(a.in[0].as<T>() + at(sample, run), r.pixelsIn(run), channels, part, part + channels);
   };
   const auto merge = [&](int64_t sample) {
-    const T* parts = moments + sample * r.runs * 2 * channels;
-    T *mean = tables + sample * kForwardTables * channels, *gain = mean + channels;
-    const double count = static_cast<double>(r.pixels * width);
-    for (int64_t g = 0; g < groups; ++g) {
-      const int64_t begin = g * width, end = begin + width;
-      double total = 0, deviation = 0;
-      for (int64_t run = 0; run < r.runs; ++run) {
-        const double n = static_cast<double>(r.pixelsIn(run));
-        for (int64_t c = begin; c < end; ++c) total += n * parts[run * 2 * channels + c];
-      }
-      const double centre = total / count;
-      // The squares about the mean of the run, and the mean of the run about that of the group.
-      for (int64_t run = 0; run < r.runs; ++run) {
-        const double n = static_cast<double>(r.pixelsIn(run));
-        const T* part = parts + run * 2 * channels;
-        for (int64_t c = begin; c < end; ++c) {
-          const double off = part[c] - centre;
-          deviation += part[channels + c] + n * off * off;
-        }
-      }
-      const T rstd = static_cast<T>(1 / sqrt(deviation / count + params.eps));
-      for (int64_t c = begin; c < end; ++c) {
-        mean[c] = static_cast<T>(centre);
-        gain[c] = rstd * weight[c];
-      }
-      T* stats = a.out[1].as<T>() + (sample * groups + g) * 2;
-      stats[0] = static_cast<T>(centre);
-      stats[1] = rstd;
-    }
+    T *mean = tables + sample * kForwardTables * channels, *stats = a.out[1].as<T>() + sample * groups * 2;
+    for (int64_t g = 0; g < groups; ++g)
+      mergeMoments(r, moments + sample * r.runs * 2 * channels, g * width, (g + 1) * width, params.eps, stats + g * 2);
+    forwardTables(stats, a.in[1].as<T>(), channels, groups, mean, mean + channels);
   };
   const auto apply = [&](int64_t sample, int64_t run) {
-    const T *mean = tables + sample * kForwardTables * channels, *gain = mean + channels;
-    const T* x = a.in[0].as<T>() + at(sample, run);
-    T* y = a.out[0].as<T>() + at(sample, run);
-    const int64_t pixels = r.pixelsIn(run);
-    const bool fused = params.silu != 0;
-    for (int64_t p = 0; p < pixels; ++p, x += channels, y += channels) {
-      forRow<T>(channels, [&](int64_t i, int m) {
-        const Vec<T> d = loadUpTo(x + i, m) - loadUpTo(mean + i, m);
-        const Vec<T> z = fma(d, loadUpTo(gain + i, m), loadUpTo(bias + i, m));
-        storeUpTo(y + i, fused ? silu(z) : z, m);
-      });
-    }
+    const T* mean = tables + sample * kForwardTables * channels;
+    normalizePixels(a.in[0].as<T>() + at(sample, run), r.pixelsIn(run), channels, mean, mean + channels,
+                    a.in[2].as<T>(), params.silu != 0, a.out[0].as<T>() + at(sample, run));
   };
   overSamples(a.pool, r, partial, merge, apply);
 }
@@ -128,6 +139,55 @@ void groupNormKernel(const KernelArgs& a) {
 size_t groupNormPlan(const KernelArgs& a) {
   const PixelRuns r(a.in[0]);
   return static_cast<size_t>(r.batch * r.channels * (2 * r.runs + kForwardTables)) * dtypeBytes(a.in[0].dtype);
+}
+
+// The first half of group_norm: input x; output the statistics [B, groups, 2].
+template <class T>
+void groupNormStatsKernel(const KernelArgs& a) {
+  const PixelRuns r(a.in[0]);
+  const GroupStatsParams& params = a.paramsAs<GroupStatsParams>();
+  const int64_t channels = r.channels, groups = params.groups, width = channels / groups;
+  T* moments = static_cast<T*>(a.scratch);
+  a.pool->parallelFor(r.batch * r.runs, [&](int64_t t) {
+    const int64_t sample = t / r.runs, run = t % r.runs;
+    T* part = moments + t * 2 * channels;
+    channelMoments(a.in[0].as<T>() + (sample * r.pixels + r.firstPixel(run)) * channels, r.pixelsIn(run), channels,
+                   part, part + channels);
+  });
+  a.pool->parallelFor(r.batch * groups, [&](int64_t t) {
+    const int64_t sample = t / groups, g = t % groups;
+    mergeMoments(r, moments + sample * r.runs * 2 * channels, g * width, (g + 1) * width, params.eps,
+                 a.out[0].as<T>() + t * 2);
+  });
+}
+
+size_t groupNormStatsPlan(const KernelArgs& a) {
+  const PixelRuns r(a.in[0]);
+  return static_cast<size_t>(r.batch * r.runs * 2 * r.channels) * dtypeBytes(a.in[0].dtype);
+}
+
+// The second half: inputs x (or any rows of it), statistics, weight, bias; output y.
+template <class T>
+void groupNormApplyKernel(const KernelArgs& a) {
+  const PixelRuns r(a.in[0]);
+  const GroupApplyParams& params = a.paramsAs<GroupApplyParams>();
+  const int64_t channels = r.channels, groups = params.groups;
+  T* tables = static_cast<T*>(a.scratch);
+  for (int64_t sample = 0; sample < r.batch; ++sample) {
+    T* mean = tables + sample * kForwardTables * channels;
+    forwardTables(a.in[1].as<T>() + sample * groups * 2, a.in[2].as<T>(), channels, groups, mean, mean + channels);
+  }
+  a.pool->parallelFor(r.batch * r.runs, [&](int64_t t) {
+    const int64_t sample = t / r.runs, run = t % r.runs;
+    const int64_t at = (sample * r.pixels + r.firstPixel(run)) * channels;
+    const T* mean = tables + sample * kForwardTables * channels;
+    normalizePixels(a.in[0].as<T>() + at, r.pixelsIn(run), channels, mean, mean + channels, a.in[3].as<T>(),
+                    params.silu != 0, a.out[0].as<T>() + at);
+  });
+}
+
+size_t groupNormApplyPlan(const KernelArgs& a) {
+  return static_cast<size_t>(a.in[0].dims[0] * a.in[0].cols() * kForwardTables) * dtypeBytes(a.in[0].dtype);
 }
 
 // Inputs gy, x, stats, weight, bias; outputs gx and the gradients of weight and bias.

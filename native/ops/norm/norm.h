@@ -17,6 +17,15 @@ struct GroupNormParams {
   uint32_t silu;
 };
 
+struct GroupStatsParams {
+  uint32_t groups;
+  float eps;
+};
+
+struct GroupApplyParams {
+  uint32_t groups, silu;
+};
+
 // Parameter gradients are summed over runs of this many rows first, then over the runs: the order depends on the number
 // of rows that share a parameter and on nothing else.
 constexpr int64_t kRowsPerRun = 32;
