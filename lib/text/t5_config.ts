@@ -55,7 +55,7 @@ export function parseT5Config(json: unknown): T5Config {
   if (activation !== undefined && activation !== 'gated-gelu') refuse('feed_forward_proj', "'gated-gelu'");
   const config = Object.fromEntries(entries) as unknown as T5Config;
   if (config.d_kv % 2 !== 0) refuse('d_kv', 'an even number');
-  if (config.relative_attention_num_buckets % 4 !== 0) refuse('relative_attention_num_buckets', 'a multiple of 4');
+  if (config.relative_attention_num_buckets < 4) refuse('relative_attention_num_buckets', 'at least 4');
   return config;
 }
 
@@ -66,8 +66,8 @@ type BucketOptions = Pick<T5Config, 'relative_attention_num_buckets' | 'relative
  * a half, small distances have a bucket each and larger ones share buckets that grow logarithmically.
  */
 export function relativePositionBucket(delta: number, options: BucketOptions): number {
-  const half = options.relative_attention_num_buckets / 2;
-  const exact = half / 2;
+  const half = Math.floor(options.relative_attention_num_buckets / 2);
+  const exact = Math.floor(half / 2);
   const distance = Math.abs(delta);
   const side = delta > 0 ? half : 0;
   if (distance < exact) return side + distance;

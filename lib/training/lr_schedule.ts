@@ -1,10 +1,12 @@
 /** Learning rate and weight decay over iterations. Source: Infinity, infinity/utils/lr_control.py. */
 import { invalidArgument } from '../errors.js';
+import { roundHalfEven } from '../transformer/rope.js';
 
 /** A schedule and the run it belongs to. */
 export interface LrScheduleOptions {
   /** lin0, lin, lin00, lin<T> with T in (0, 1), cos or exp. */
   readonly schedule: string;
+  /** A fraction (of an epoch) is rounded to the nearest iteration, halves to even. */
   readonly warmupIterations: number;
   readonly maxIterations: number;
   /** Multiplier at iteration 0. */
@@ -51,7 +53,8 @@ function turnOf(name: string): number | undefined {
 
 /** Multiplier of the peak learning rate at `iteration`, counted from 0. */
 export function lrFactor(iteration: number, options: LrScheduleOptions): number {
-  const { schedule, warmupIterations: warmup, maxIterations, startFactor, endFactor } = options;
+  const { schedule, maxIterations, startFactor, endFactor } = options;
+  const warmup = roundHalfEven(options.warmupIterations);
   if (iteration < warmup) return startFactor + ((1 - startFactor) * iteration) / warmup;
   const rest = maxIterations - 1 - warmup;
   return afterWarmup(schedule, rest > 0 ? Math.min(1, (iteration - warmup) / rest) : 0, endFactor);

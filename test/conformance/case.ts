@@ -6,8 +6,8 @@ import { readSafetensors } from '../../lib/io/safetensors.js';
 import { type TensorData, toFloat32 } from '../../lib/io/tensor_data.js';
 import type { HostTensor } from '../../lib/nn/module.js';
 import { fromStored, type HostArray, list, type Numbers, numbers } from './array.js';
-import { compareArrays, type TensorRule } from './compare.js';
-import { globMatches } from './glob.js';
+import { compareArrays, type Rule, type TensorRule } from './compare.js';
+import { expand, globMatches } from './glob.js';
 import { ComputedValues, compareJson, type JsonRule } from './json_compare.js';
 import type { Report } from './report.js';
 
@@ -17,9 +17,13 @@ export interface CaseJson {
   readonly data_file?: string | null;
   readonly weights_file?: string | null;
   readonly weights_case?: string;
+  /** Globs of tensors in `weights_file` that belong to something else. */
+  readonly weights_ignore?: readonly string[];
   readonly checks?: readonly TensorRule[];
   readonly checks_apply_to?: string;
   readonly json_checks?: readonly JsonRule[];
+  /** Recorded random numbers: what they decide -> the tensors that hold them. */
+  readonly draws?: Readonly<Record<string, { readonly tensor?: string }>>;
 }
 
 export interface RunOptions {
@@ -82,13 +86,17 @@ export class GoldenCase {
   /** The parameters of `weights_file`, of which those whose name begins with `prefix`, without it. */
   async weights(prefix = '', file = this.json.weights_file): Promise<Map<string, HostTensor>> {
     if (!file) throw new CaseError('the case names no weights_file');
-    const tensors = [...(await readSafetensors(this.file(file)))].filter(([name]) => name.startsWith(prefix));
+    const { weights_ignore = [] } = this.json;
+    const tensors = [...(await readSafetensors(this.file(file)))].filter(
+      ([name]) => name.startsWith(prefix) && !weights_ignore.some((glob) => globMatches(glob, name)),
+    );
     return new Map(tensors.map(([name, td]) => [name.slice(prefix.length), { shape: td.shape, data: toFloat32(td) }]));
   }
 
-  /** Whether what an optional entry needs is at hand. */
-  private provides(needs: string | undefined): boolean {
-    return needs === 'photos_dir' && this.options.photos !== undefined;
+  /** Whether an entry needs what is not at hand; such an output is never compared. */
+  private lacks({ optional, needs }: Rule): boolean {
+    if (!optional && needs === undefined) return false;
+    return !(needs === 'photos_dir' && this.options.photos !== undefined);
   }
 
   private rule(name: string): TensorRule | undefined {
@@ -108,7 +116,7 @@ export class GoldenCase {
   /** Whether a result of this name is asked for. */
   wants(name: string): boolean {
     const rule = this.rule(name);
-    return this.data.has(name) && rule?.role === 'out' && (!rule.optional || this.provides(rule.needs));
+    return this.data.has(name) && rule?.role === 'out' && !this.lacks(rule);
   }
 
   /** Names of stored tensors that match a glob. */
@@ -124,6 +132,11 @@ export class GoldenCase {
       name = pattern.replace('{k}', String(found.length));
     }
     return found;
+  }
+
+  /** Name of the tensor that holds recorded numbers, by the case's `draws` or the name that it has by default. */
+  drawsOf(what: string, byDefault: string, values: Readonly<Record<string, string | number>>): string {
+    return expand(this.json.draws?.[what]?.tensor ?? byDefault, values);
   }
 
   array(name: string): HostArray {
@@ -200,8 +213,7 @@ export class GoldenCase {
         continue;
       }
       if (rule.role !== 'out' || this.compared.has(name)) continue;
-      if (rule.optional && !this.provides(rule.needs))
-        this.skip(name, `needs ${rule.needs ?? 'a mode that is not at hand'}`);
+      if (this.lacks(rule)) this.skip(name, `needs ${rule.needs ?? 'a mode that is not at hand'}`);
       else this.report.fail(this.name, name, reason);
     }
     // Some kinds apply their checks to files that they name themselves.
@@ -212,6 +224,8 @@ export class GoldenCase {
     for (const { rule, outcome } of compareJson(this.json.json_checks ?? [], this.json, this.computed)) {
       const label = `json:${rule.path.join('.')}`;
       if (!outcome) this.report.fail(this.name, label, 'this entry of json_checks matches nothing');
+      else if (this.lacks(rule))
+        this.report.skip(this.name, label, `needs ${rule.needs ?? 'a mode that is not at hand'}`);
       else
         this.report.outcome(
           this.name,

@@ -45,12 +45,17 @@ class Difference {
     this.beyond = limits.map(() => 0);
   }
 
+  /** A stored value that is not compared, but belongs to the tensor whose largest value a limit refers to. */
+  see(stored: number | bigint): void {
+    const magnitude = Math.abs(Number(stored));
+    if (magnitude > this.maxStored) this.maxStored = magnitude;
+  }
+
   add(got: number | bigint, stored: number | bigint): void {
     const error = got === stored ? 0 : Math.abs(Number(got) - Number(stored)) || minimalError(got, stored);
     const finite = Number.isNaN(error) ? Number.POSITIVE_INFINITY : error;
     if (finite > this.maxAbs) this.maxAbs = finite;
-    const magnitude = Math.abs(Number(stored));
-    if (magnitude > this.maxStored) this.maxStored = magnitude;
+    this.see(stored);
     this.count++;
     for (let i = 0; i < this.limits.length; i++) if (!(finite <= this.limits[i]!)) this.beyond[i]!++;
   }
@@ -125,5 +130,6 @@ export function compareArrays(rule: TensorRule, got: HostArray, stored: HostArra
   return judge(rule, (difference) => {
     const [a, b] = [mine.data, theirs.data];
     for (let i = 0; i < b.length; i++) difference.add(a[i]!, b[i]!);
+    if (theirs !== stored) for (const value of stored.data) difference.see(value);
   });
 }

@@ -25,6 +25,7 @@ interface AutoencoderFields {
     readonly param_names?: readonly string[];
   };
   readonly formula_weights?: Readonly<Record<string, FormulaTensor>> | string;
+  readonly seeds?: { readonly weights?: number };
   readonly replay?: { readonly bits_from: string };
 }
 
@@ -34,10 +35,10 @@ const storedWeights: Weights = (c) => c.weights();
 
 /** Weights by formula, from the list of this file or of the one it points to. */
 const weightsByFormula: Weights = async (c) => {
-  const { formula_weights: own, config } = c.fields<AutoencoderFields>();
+  const { formula_weights: own, config, seeds } = c.fields<AutoencoderFields>();
   const other = typeof own === 'object' ? undefined : await c.weightsCase<AutoencoderFields>();
   const listed = typeof own === 'object' ? own : other?.formula_weights;
-  const seed = config.weight_seed ?? other?.config.weight_seed;
+  const seed = config.weight_seed ?? other?.config.weight_seed ?? seeds?.weights;
   if (typeof listed !== 'object' || seed === undefined) throw new Error('the case lists no formula_weights');
   return formulaWeights(listed, seed);
 };

@@ -12,13 +12,15 @@ import { channelsFirst, channelsLast, download, upload } from '../array.js';
 import { CaseError, type GoldenCase } from '../case.js';
 import { goldenMap } from './quantizer.js';
 import { pickQuantizerOptions, quantizerConfig } from './quantizer_config.js';
-import { readScalars, trainDraws } from './quantizer_training.js';
+import { trainDraws } from './quantizer_draws.js';
+import { readScalars } from './quantizer_training.js';
 
 interface StepFields {
   readonly config: {
     readonly full_args: Readonly<Record<string, unknown>> & {
       readonly codebook_dim: number;
       readonly recon_loss_type: string;
+      readonly quantizer_type?: string;
       readonly l1_weight: number;
       readonly lfq_weight: number;
       readonly commitment_loss_weight: number;
@@ -29,16 +31,12 @@ interface StepFields {
   };
 }
 
-/** Parts of the published trainer that this library does not have. */
+/** Parts of the published trainer that this library does not have. Its `gan_feat_weight` and `kl_weight` weigh nothing there. */
 const MUST_BE_OFF = [
-  'gan_feat_weight',
-  'kl_weight',
   'image_gan_weight',
   'use_out_phi',
   'use_out_phi_res',
-  'random_flip_1lvl',
   'drop_when_test',
-  'drop_lvl_num',
   'random_short_schedule',
   'uniform_short_schedule',
 ];
@@ -46,14 +44,17 @@ const MUST_BE_OFF = [
 export async function bitvaeStep(c: GoldenCase): Promise<void> {
   const { full_args: args, scale_schedule: schedule, param_names = [] } = c.fields<StepFields>().config;
   for (const name of MUST_BE_OFF) if (args[name]) throw new CaseError(`the option ${name} is not known`);
-  const reconstruction = { l1: l1Loss, l2: l2Loss }[args.recon_loss_type];
-  if (!reconstruction) throw new CaseError(`unknown recon_loss_type ${args.recon_loss_type}`);
+  if ((args.quantizer_type ?? 'MultiScaleBSQ') !== 'MultiScaleBSQ')
+    throw new CaseError(`unknown quantizer_type ${args.quantizer_type}`);
+  // Whatever is not "l1" is the squared error there.
+  const reconstruction = args.recon_loss_type === 'l1' ? l1Loss : l2Loss;
   const options = pickQuantizerOptions(args);
   using model = new Autoencoder(parseAutoencoderConfig(args));
   model.load(await c.weights());
   using quantizer = new MultiScaleQuantizer(quantizerConfig(args.codebook_dim, options)).load(new Map());
   using image = upload(channelsLast(c.array('in.image')));
-  const { train, owned } = trainDraws(c, options, schedule.length, c.numbers('in.random_draws'));
+  const draws = c.has('in.random_draws') ? c.numbers('in.random_draws') : [];
+  const { train, owned } = trainDraws(c, options, schedule.length, draws);
 
   const scales = new Activations(c, 'out.');
   const tape = new Tape().watch(...[...model.namedParameters()].map(([, parameter]) => parameter));
@@ -64,7 +65,8 @@ export async function bitvaeStep(c: GoldenCase): Promise<void> {
     const recon = model.decodeUnclamped(quantized);
     const reconLoss = scale(reconstruction(recon, image), args.l1_weight);
     const commitment = scale(loss, args.lfq_weight);
-    const all = scale(l2Loss(features, quantized), args.lfq_weight * args.commitment_loss_weight);
+    // A view is unknown to the tape: the sum is a constant here.
+    const all = scale(l2Loss(features, quantized.view(quantized.shape)), args.lfq_weight * args.commitment_loss_weight);
     return {
       features,
       quantized,

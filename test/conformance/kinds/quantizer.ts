@@ -1,4 +1,5 @@
 /** The bitwise quantiser on one scale and over all scales, at inference. */
+import type { Tap } from '../../../lib/nn/module.js';
 import { bitsToCodes } from '../../../lib/ops/bits.js';
 import { bsqQuantize } from '../../../lib/ops/quantize.js';
 import { scope, type Tensor } from '../../../lib/tensor.js';
@@ -10,6 +11,7 @@ import { channelsFirst, channelsLast, download, type HostArray, reshaped, upload
 import type { GoldenCase } from '../case.js';
 import { expand } from '../glob.js';
 import { type QuantizerOptions, quantizerConfig } from './quantizer_config.js';
+import { trainDraws } from './quantizer_draws.js';
 
 /** Maps [B, h, w, c] as the files have them: features channel first, bits with a time axis of 1. */
 export function goldenMap(map: HostArray): HostArray {
@@ -43,16 +45,22 @@ interface EvalFields {
 
 export async function msbsqEval(c: GoldenCase): Promise<void> {
   const { config, replay } = c.fields<EvalFields>();
-  const { codebook_dim: d, scale_schedule: schedule } = config;
-  using quantizer = new MultiScaleQuantizer(quantizerConfig(d, config.overrides));
+  const { codebook_dim: d, scale_schedule: schedule, overrides = {} } = config;
+  using quantizer = new MultiScaleQuantizer(quantizerConfig(d, overrides));
   quantizer.load(c.json.weights_file ? await c.weights() : new Map());
   using x = upload(channelsLast(c.array('in.x')));
   const activations = new Activations(c, 'out.');
   const inputs: Tensor[] = [];
-  const { quantized, bits } = quantizer.quantize(x, schedule, (name, value) => {
+  const tap: Tap = (name, value) => {
     activations.tap(name, value);
     if (name.startsWith('lfq_in.')) inputs.push(value.retain());
-  });
+  };
+  // Scales are dropped in training alone, but codes are flipped in evaluation too.
+  const draws = c.has('in.random_draws') ? c.numbers('in.random_draws') : [];
+  const { train, owned } = trainDraws(c, { ...overrides, use_stochastic_depth: false }, schedule.length, draws);
+  const { quantized, bits, loss, losses } = train.flips
+    ? quantizer.train(x, schedule, { ...train, tap })
+    : { ...quantizer.quantize(x, schedule, tap), loss: undefined, losses: [] };
   c.give('out.quantized', goldenMap(await download(quantized)));
   await activations.give(goldenMap);
   const fractions: number[] = [];
@@ -67,7 +75,8 @@ export async function msbsqEval(c: GoldenCase): Promise<void> {
     using codes = bitsToCodes(forced);
     c.give(wanted, goldenMap(await download(codes)));
   }
-  for (const tensor of [quantized, ...bits, ...inputs]) tensor.dispose();
+  for (const tensor of [quantized, ...bits, ...inputs, ...owned, ...losses]) tensor.dispose();
+  loss?.dispose();
 }
 
 /** Codes of given bits, their running sum, and what the transformer sees of it at the next scale. */

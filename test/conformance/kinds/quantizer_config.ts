@@ -4,23 +4,40 @@ import { CaseError } from '../case.js';
 
 export type QuantizerOptions = Readonly<Record<string, unknown>>;
 
-/** Options that belong to training draws or to the schedule, which the kinds read themselves, or that act in no released code. */
+/** Options that belong to training draws or to the schedule, which the kinds read themselves. */
 const ELSEWHERE = [
   'codebook_dim',
+  'codebook_size',
   'dim',
-  'codebook_scale',
   'schedule_mode',
   'use_stochastic_depth',
   'drop_rate',
   'keep_first_quant',
   'keep_last_quant',
   'random_flip',
+  'random_flip_1lvl',
+  'flip_lvl_idx',
   'flip_prob',
   'flip_mode',
   'max_flip_lvl',
   'disable_flip_prob',
-  'entropy_loss_weight',
+];
+
+/** Options that the official classes take and never use, or that say what holds anyway: codes are normalised whatever their scale. */
+const WITHOUT_EFFECT = [
+  'aux_loss',
+  'codebook_scale',
   'diversity_gamma',
+  'entropy_loss_offset',
+  'entropy_loss_weight',
+  'experimental_softplus_entropy_loss',
+  'force_quantization_f32',
+  'frac_per_sample_entropy',
+  'mask_out',
+  'preserve_norm',
+  'short_schedule_prob',
+  'soft_clamp_input_value',
+  'spherical',
 ];
 
 /** Options that `quantizerConfig` turns into its own. */
@@ -37,19 +54,28 @@ const UNDERSTOOD = [
   'inv_temperature',
 ];
 
+const KNOWN = [...UNDERSTOOD, ...ELSEWHERE, ...WITHOUT_EFFECT];
+
 /** Those of a trainer's options that are the quantiser's. */
 export function pickQuantizerOptions(args: QuantizerOptions): QuantizerOptions {
-  return Object.fromEntries(Object.entries(args).filter(([name]) => [...UNDERSTOOD, ...ELSEWHERE].includes(name)));
+  return Object.fromEntries(Object.entries(args).filter(([name]) => KNOWN.includes(name)));
+}
+
+/** @throws CaseError on an option that is set and that nothing here implements */
+export function refuseUnknown(options: QuantizerOptions, known: readonly string[] = KNOWN): void {
+  // One codebook is what there is.
+  for (const [name, value] of Object.entries(options))
+    if (value && !known.includes(name) && !(name === 'num_codebooks' && value === 1))
+      throw new CaseError(`the quantiser's option ${name} is not known`);
 }
 
 /** @throws CaseError on an option that is set and that nothing here implements */
 export function quantizerConfig(codebookDim: number, options: QuantizerOptions = {}): QuantizerConfig {
   const option = <T>(name: (typeof UNDERSTOOD)[number]): T | undefined =>
     (options[name] as T | null | undefined) ?? undefined;
-  if (Number(options.codebook_scale ?? 1) !== 1)
-    throw new CaseError(`codebook_scale ${options.codebook_scale} is not known`);
+  refuseUnknown(options);
   const bySqrt = option<boolean>('ln_init_by_sqrt');
-  const config: QuantizerConfig = {
+  return {
     codebookDim,
     dim: (options.dim as number | undefined) ?? codebookDim,
     layerNorm: option<boolean>('ln_before_quant') ? (bySqrt ? 'bySqrt' : true) : false,
@@ -62,8 +88,4 @@ export function quantizerConfig(codebookDim: number, options: QuantizerOptions =
     gamma: option<number>('gamma'),
     inverseTemperature: option<number>('inv_temperature'),
   };
-  for (const [name, value] of Object.entries(options))
-    if (value && !UNDERSTOOD.includes(name) && !ELSEWHERE.includes(name))
-      throw new CaseError(`the quantiser's option ${name} is not known`);
-  return config;
 }

@@ -1,4 +1,6 @@
 /** The quantisers in training: losses, their parts, and gradients with respect to the features. */
+
+import { scale } from '../../../lib/ops/elementwise.js';
 import {
   bsqPenalties,
   bsqQuantize,
@@ -11,13 +13,14 @@ import { reshape } from '../../../lib/ops/shape.js';
 import { Tape } from '../../../lib/tape.js';
 import { scope, Tensor } from '../../../lib/tensor.js';
 import { integerLabels } from '../../../lib/tokenizer/bit_tokens.js';
-import { droppedScales, MultiScaleQuantizer, type QuantizerTrainOptions } from '../../../lib/tokenizer/quantizer.js';
+import { MultiScaleQuantizer, type QuantizerTrainOptions } from '../../../lib/tokenizer/quantizer.js';
 import type { ScaleSchedule } from '../../../lib/tokenizer/schedule.js';
 import { Activations, gradientOf } from '../activations.js';
 import { channelsFirst, channelsLast, download, type HostArray, upload } from '../array.js';
 import type { GoldenCase } from '../case.js';
 import { goldenMap } from './quantizer.js';
-import { type QuantizerOptions, quantizerConfig } from './quantizer_config.js';
+import { type QuantizerOptions, quantizerConfig, refuseUnknown } from './quantizer_config.js';
+import { trainDraws } from './quantizer_draws.js';
 
 /** What a gradient is taken of: results and their cotangents, a number for a scalar. */
 type Cotangents = readonly (readonly [result: Tensor, cotangent: Tensor | number])[];
@@ -39,8 +42,8 @@ async function gradient<T>(x: Tensor, forward: () => T, cotangents: (results: T)
   return array;
 }
 
-/** Image form [B, d, 1, h, w], or sequence form [B, n, d], which is channels-last already. */
-const isImage = (x: HostArray): boolean => x.shape.length === 5;
+/** Image form [B, d, h, w] or [B, d, 1, h, w], or sequence form [B, n, d], which is channels-last already. */
+const isImage = (x: HostArray): boolean => x.shape.length >= 4;
 
 interface Parts {
   readonly codes: Tensor;
@@ -95,13 +98,16 @@ interface BsqFields {
 export async function bsqTrain(c: GoldenCase): Promise<void> {
   const { dim, bsq_kwargs = {}, lfq_weight = 1 } = c.fields<BsqFields>().config;
   const config = quantizerConfig(dim, bsq_kwargs);
+  // The official class reports no commitment where it has no weight.
+  const weight = Number((config.commitmentWeight ?? 1) > 0);
   using quantizer = new MultiScaleQuantizer(config);
   const forward = (x: Tensor): Parts => {
     // Tokens in any arrangement are one scale of a quantiser.
     const rows = x.size / dim;
     const { quantized, loss, bits } = quantizer.train(reshape(x, [1, rows, 1, dim]), [[1, rows, 1]]);
     const penalties = bsqPenalties(bsqQuantize(x).z, config.inverseTemperature);
-    return { codes: reshape(quantized, x.shape), bits: bits[0]!, penalties, loss };
+    const commitment = scale(penalties.commitment, weight);
+    return { codes: reshape(quantized, x.shape), bits: bits[0]!, penalties: { ...penalties, commitment }, loss };
   };
   const parts = await givePartsAndGradients(c, forward, lfq_weight);
   c.give('out.bits', await download(parts.bits, parts.x.shape));
@@ -125,7 +131,9 @@ interface LfqFields {
 
 export async function lfqTrain(c: GoldenCase): Promise<void> {
   const { dim, lfq_kwargs = {}, inv_temperature, lfq_weight = 1 } = c.fields<LfqFields>().config;
-  const { entropy_loss_weight, commitment_loss_weight, diversity_gamma, spherical, codebook_scale } = lfq_kwargs;
+  const { entropy_loss_weight, commitment_loss_weight, diversity_gamma, spherical, codebook_scale, ...rest } =
+    lfq_kwargs;
+  refuseUnknown(rest, ['dim', 'codebook_size', 'force_quantization_f32']);
   const shape = { scale: codebook_scale, spherical };
   const forward = (x: Tensor): Parts => {
     const { z, codes, bits } = lfqQuantize(x, shape);
@@ -142,35 +150,6 @@ export async function lfqTrain(c: GoldenCase): Promise<void> {
   c.give('out.bits', { shape: bitShape, data });
   c.give('out.indices', { shape: bitShape.slice(0, -1), data: integerLabels(data as Uint8Array, dim) });
   disposeParts(parts);
-}
-
-/** Options of training that decide by recorded draws which scales are left out and which codes change sign. */
-export function trainDraws(
-  c: GoldenCase,
-  options: QuantizerOptions,
-  scales: number,
-  draws: readonly number[],
-): { readonly train: QuantizerTrainOptions; readonly owned: readonly Tensor[] } {
-  const [disable = 0, ...perScale] = draws;
-  const dropped = options.use_stochastic_depth
-    ? droppedScales(perScale.slice(0, scales), {
-        rate: Number(options.drop_rate),
-        keepFirst: Boolean(options.keep_first_quant),
-        keepLast: Boolean(options.keep_last_quant),
-      })
-    : undefined;
-  const flips = options.random_flip && !(disable < Number(options.disable_flip_prob ?? 0));
-  if (!flips) return { train: { dropped }, owned: [] };
-  const uniform = Array.from({ length: scales }, (_, k) => {
-    const name = `in.flip_u.${k}`;
-    if (!c.has(name)) return null;
-    const u = channelsLast(c.array(name));
-    return upload(u, [u.shape[0]!, ...u.shape.slice(2)]);
-  });
-  return {
-    train: { dropped, flips: { probability: Number(options.flip_prob), draws: uniform } },
-    owned: uniform.filter((u) => u !== null),
-  };
 }
 
 interface MultiScaleFields {

@@ -30,7 +30,7 @@ export interface SampleFields extends TransformerFields {
     readonly tau_list: PerScale;
     readonly top_k: number | null;
     readonly top_p: number | null;
-    readonly cfg_insertion_layer: readonly number[];
+    readonly cfg_insertion_layer: number | readonly number[];
   };
   readonly replay: Replay;
 }
@@ -104,7 +104,12 @@ export class SampleRun {
         const used = k < replay.given_scales || !own ? bits : own;
         give(expand(replay.bits_from, { k }), await this.bitMap(used, k));
       }
-      for (const [name, tensor] of kept) give(name, await download(tensor));
+      const own_bits = this.schedule.map((_, k) => expand(replay.own_bits, { k }));
+      for (const [name, tensor] of kept) {
+        const [, k] = /^sampled_class\.s(\d+)$/.exec(name) ?? [];
+        const golden = k === undefined || replay.own_bits === replay.bits_from ? name : own_bits[Number(k)]!;
+        give(golden, await download(tensor));
+      }
     } finally {
       for (const tensor of kept.values()) tensor.dispose();
     }
@@ -117,12 +122,18 @@ export class SampleRun {
     return goldenMap(await download(map));
   }
 
+  /** Scales whose bits are given may come without draws. */
+  private draws(name: string, k: number): Float32Array | undefined {
+    const { c, fields } = this;
+    return c.has(name) || k >= fields.replay.given_scales ? Float32Array.from(c.numbers(name)) : undefined;
+  }
+
   private options(
     text: TextFeatures,
     negative: TextFeatures | undefined,
     forced: SampleOptions['forced'],
   ): SampleOptions {
-    const { c, fields } = this;
+    const { fields } = this;
     const { replay, options } = fields;
     const recorded = replay.draws;
     return {
@@ -132,12 +143,12 @@ export class SampleRun {
       finest: finestOf(fields),
       images: text.lens.map((_, image) => ({ seed: 0, image })),
       guidance: options.cfg_list,
-      guidanceLayers: options.cfg_insertion_layer,
+      guidanceLayers: [options.cfg_insertion_layer].flat(),
       tau: options.tau_list,
       topK: replay.mode === 'greedy' ? 1 : (options.top_k ?? undefined),
       topP: options.top_p ?? undefined,
       forced,
-      draws: recorded ? this.schedule.map((_, k) => Float32Array.from(c.numbers(expand(recorded, { k })))) : undefined,
+      draws: recorded ? this.schedule.map((_, k) => this.draws(expand(recorded, { k }), k)) : undefined,
     };
   }
 }

@@ -48,7 +48,10 @@ export async function bsc(c: GoldenCase): Promise<void> {
   using features = upload(channelsLast(c.array('in.raw_features')));
   const [B, , , d] = features.shape as [number, number, number, number];
   const percents = c.numbers('in.strength_randint');
-  const uniform = latent.map((_, k) => (c.has(`in.u.${k}`) ? c.array(`in.u.${k}`) : undefined));
+  const uniform = latent.map((_, k) => {
+    const name = c.drawsOf('bit_flip', 'in.u.{k}', { k });
+    return c.has(name) ? c.array(name) : undefined;
+  });
   using flips = Tensor.from(uniformOfScales(uniform, latent, B, d), [B, tokenCount(latent), d]);
   const correction = new BitwiseSelfCorrection({
     layers: config.noise_apply_layers,

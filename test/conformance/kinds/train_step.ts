@@ -6,6 +6,7 @@ import { lrFactor, weightDecayAt } from '../../../lib/training/lr_schedule.js';
 import { AdamW } from '../../../lib/training/optimizer.js';
 import { hasWeightDecay } from '../../../lib/training/parameter_groups.js';
 import { BitwiseSelfCorrection, type SelfCorrected } from '../../../lib/training/self_correction.js';
+import { tokenBits } from '../../../lib/transformer/config.js';
 import type { ForwardOptions, InfinityTransformer } from '../../../lib/transformer/infinity.js';
 import { giveParameterGradients } from '../activations.js';
 import { channelsLast, download, numbers, upload } from '../array.js';
@@ -53,7 +54,7 @@ export async function trainStep(c: GoldenCase): Promise<void> {
   giveParameterGroups(c, model);
   const optimizer = await AdamW.create(model.namedParameters(), {
     betas: options.betas,
-    clip: options.tclip > 0 ? options.tclip : Number.POSITIVE_INFINITY,
+    clip: clipOf(options.tclip),
   });
   try {
     let group: MicroBatch[] = [];
@@ -77,6 +78,12 @@ export async function trainStep(c: GoldenCase): Promise<void> {
   }
 }
 
+/** The largest norm as the official optimizer reads its option: 0 is no clipping, and of numbers above 100 it takes the remainder. */
+function clipOf(tclip: number): number {
+  if (tclip <= 0) return Number.POSITIVE_INFINITY;
+  return tclip > 100 ? tclip % 100 || Number.MIN_VALUE : tclip;
+}
+
 /** Inputs and labels of a micro-batch from its features and the recorded noise. */
 async function prepare(c: GoldenCase, fields: TrainFields, model: InfinityTransformer, m: number): Promise<MicroBatch> {
   const { options, scale_schedule: schedule, micro_batches } = fields;
@@ -87,7 +94,7 @@ async function prepare(c: GoldenCase, fields: TrainFields, model: InfinityTransf
   const percents = micro_batches[m]!.noise_int_draws;
   // A recorded mask says which bits change: a number below every strength where it is 1, above every one where it is 0.
   const uniform = latent.map((_, k) => {
-    const name = `mb${m}.flip_mask.s${k}`;
+    const name = c.drawsOf('flip_mask', 'mb{m}.flip_mask.s{k}', { m, k });
     if (!c.has(name)) return undefined;
     const { shape, data } = c.array(name);
     return { shape, data: Uint8Array.from(data as Uint8Array, (flipped) => 1 - flipped) };
@@ -131,22 +138,17 @@ async function update(
     c.give(`mb${index}.loss`, loss);
     c.giveJson(['micro_batches', index, 'loss'], numbers(loss)[0]);
     const B = corrected.labels_BLD.shape[0]!;
-    giveMetrics(
-      c,
-      index,
-      model,
-      schedule,
-      B,
-      numbers(await download(pass.perToken)),
-      numbers(await download(pass.correct)),
-    );
+    const summed = options.bitloss === 'sum' ? corrected.labels_BLD.shape[2]! : 1;
+    const perToken = numbers(await download(pass.perToken)).map((value) => value / summed);
+    giveMetrics(c, index, model, schedule, B, perToken, numbers(await download(pass.correct)));
   }
   const last = group.at(-1)!.index;
   if (micro_batches[last]!.stepping) {
     const step = optimizer.step + 1;
     await giveParameterGradients(c, `grad_step${step}.`, model, found);
     using norm = optimizer.update(found, ratesAt(fields, micro_batches[last]!.g_it));
-    const size = numbers(await download(norm))[0];
+    // Where the official optimizer does not clip, it has no norm to report but the constant that it starts with.
+    const size = options.tclip > 0 ? numbers(await download(norm))[0] : Math.fround(0.1);
     c.giveJson(['micro_batches', last, 'grad_norm_before_clip'], size);
     c.giveJson(['micro_batches', last, 'metrics', 'Overall/grad_norm_t'], size);
     for (const [name, parameter] of model.namedParameters())
@@ -172,7 +174,9 @@ function ratesAt({ options }: TrainFields, iteration: number): { lr: number; wei
 
 function giveRates(c: GoldenCase, fields: TrainFields, m: number): void {
   const { lr, weightDecay } = ratesAt(fields, fields.micro_batches[m]!.g_it);
-  c.giveJson(['micro_batches', m, 'min_max_lr_wd'], [lr, lr, weightDecay, weightDecay]);
+  // Official: the smallest decay among the groups that have any, -1 where none has.
+  const range = weightDecay > 0 ? [weightDecay, weightDecay] : [-1, 0];
+  c.giveJson(['micro_batches', m, 'min_max_lr_wd'], [lr, lr, ...range]);
   c.giveJson(
     ['micro_batches', m, 'group_lr_wd'],
     [
@@ -191,7 +195,7 @@ function giveParameterGroups(c: GoldenCase, model: InfinityTransformer): void {
   }
 }
 
-/** What the official trainer logs: mean loss, percentage of right bits and of right tokens, over all tokens and for each scale. */
+/** What the official trainer logs: loss (the mean over bits, whatever the loss that is trained), percentage of right bits and of right tokens, over all tokens and for each scale. */
 function giveMetrics(
   c: GoldenCase,
   m: number,
@@ -203,7 +207,7 @@ function giveMetrics(
 ): void {
   const offsets = scaleOffsets(schedule);
   const L = tokenCount(schedule);
-  const bits = correct.length > 0 ? c.array(`mb${m}.gt_bits`).shape.at(-1)! : 1;
+  const bits = tokenBits(model.config);
   const mean = (values: readonly number[]) => values.reduce((a, v) => a + v, 0) / values.length;
   const give = (group: string, suffix: string, from: number, to: number) => {
     const tokens = Array.from({ length: B }, (_, b) =>

@@ -1,6 +1,6 @@
 /** The network that a transformer case names, loaded from its file. */
 
-import { finestGrid, type ScaleSchedule } from '../../../lib/tokenizer/schedule.js';
+import { finestGrid, nearestTemplate, type ScaleSchedule, templateSchedule } from '../../../lib/tokenizer/schedule.js';
 import { type InfinityConfig, parseInfinityConfig } from '../../../lib/transformer/config.js';
 import { InfinityTransformer } from '../../../lib/transformer/infinity.js';
 import type { TextFeatures } from '../../../lib/transformer/text.js';
@@ -13,6 +13,9 @@ export interface TransformerFields {
   readonly scale_schedule: ScaleSchedule;
   /** The largest schedule of the ratio: its last grid is what rotary positions are stretched to. */
   readonly rope_reference_schedule_1M?: ScaleSchedule;
+  /** The ratio's template, which names that schedule too. A short schedule alone does not: many begin 1, 2. */
+  readonly h_div_w?: number;
+  readonly h_div_w_template?: number;
 }
 
 export async function transformerConfig(c: GoldenCase): Promise<InfinityConfig> {
@@ -36,6 +39,8 @@ export function textFeatures(c: GoldenCase, prefix = ''): TextFeatures {
   return { kv_NCt: upload(c.array(`${prefix}kv_compact`)), lens: c.numbers(`${prefix}lens`) };
 }
 
-export function finestOf({ rope_reference_schedule_1M }: TransformerFields): readonly [number, number] | undefined {
-  return rope_reference_schedule_1M && finestGrid(rope_reference_schedule_1M);
+export function finestOf(fields: TransformerFields): readonly [number, number] | undefined {
+  const { rope_reference_schedule_1M, h_div_w_template, h_div_w = h_div_w_template } = fields;
+  if (rope_reference_schedule_1M) return finestGrid(rope_reference_schedule_1M);
+  return h_div_w === undefined ? undefined : finestGrid(templateSchedule(nearestTemplate(h_div_w, 1), '1M'));
 }

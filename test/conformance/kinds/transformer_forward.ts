@@ -29,7 +29,7 @@ function dropPathFlags(
 ): ForwardOptions['dropPath'] {
   if (!drop_path) return undefined;
   const flags = (block: number, part: 'sa' | 'ffn') => {
-    const name = `drop_path_keep.block${block}.${part}`;
+    const name = c.drawsOf('drop_path', 'drop_path_keep.block{n}.{part}', { n: block, part });
     return c.has(name) ? c.numbers(name) : new Array<number>(B).fill(1);
   };
   return Array.from({ length: depth }, (_, block) => ({ sa: flags(block, 'sa'), ffn: flags(block, 'ffn') }));
@@ -48,7 +48,8 @@ export async function transformerForward(c: GoldenCase): Promise<void> {
     dropText: cond_drop ? cond_drop.uniform_draws.map((draw) => draw < cond_drop.rate) : undefined,
     dropPath: dropPathFlags(c, fields, model.config.depth, text.lens.length),
   };
-  using x = upload(c.array('x_BLC_wo_prefix'));
+  // A schedule of one scale has no inputs.
+  using x = c.has('x_BLC_wo_prefix') ? upload(c.array('x_BLC_wo_prefix')) : null;
   using bits = upload(c.array('gt_bits'), undefined, 'u8');
   await outputs(c, model, x, bits, options);
   if (c.names('grad*').some((name) => c.wants(name))) await gradients(c, model, x, bits, options);
@@ -58,7 +59,7 @@ export async function transformerForward(c: GoldenCase): Promise<void> {
 async function outputs(
   c: GoldenCase,
   model: InfinityTransformer,
-  x: Tensor,
+  x: Tensor | null,
   bits: Tensor,
   options: ForwardOptions,
 ): Promise<void> {
@@ -82,15 +83,15 @@ async function outputs(
 async function gradients(
   c: GoldenCase,
   model: InfinityTransformer,
-  x: Tensor,
+  x: Tensor | null,
   bits: Tensor,
   options: ForwardOptions,
 ): Promise<void> {
-  const tape = new Tape().watch(x, ...[...model.namedParameters()].map(([, parameter]) => parameter));
+  const tape = new Tape().watch(...(x ? [x] : []), ...[...model.namedParameters()].map(([, parameter]) => parameter));
   const parts = tape.run(() => model.loss(x, bits, { ...options, reweight: true }));
   using one = Tensor.from([1], []);
   const found = tape.backward([{ of: parts.loss, cotangent: one }]);
-  c.give('grad_input.x_BLC_wo_prefix', await gradientOf(found, x));
+  if (x) c.give('grad_input.x_BLC_wo_prefix', await gradientOf(found, x));
   await giveParameterGradients(c, 'grad.', model, found);
   found.dispose();
   for (const tensor of Object.values(parts)) tensor.dispose();
