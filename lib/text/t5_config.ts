@@ -54,7 +54,6 @@ export function parseT5Config(json: unknown): T5Config {
   const activation = given.feed_forward_proj;
   if (activation !== undefined && activation !== 'gated-gelu') refuse('feed_forward_proj', "'gated-gelu'");
   const config = Object.fromEntries(entries) as unknown as T5Config;
-  if (config.d_kv % 2 !== 0) refuse('d_kv', 'an even number');
   if (config.relative_attention_num_buckets < 4) refuse('relative_attention_num_buckets', 'at least 4');
   return config;
 }

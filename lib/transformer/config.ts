@@ -191,7 +191,7 @@ export function parseInfinityConfig(json: unknown): InfinityConfig {
   if (depth % parsed.block_chunks !== 0) refuse('block_chunks', `a divisor of ${depth}`);
   if (parsed.head_depth > 2) refuse('head_depth', '1 or 2');
   const poolHeads = Math.floor(text_channels / (embed_dim <= 4096 ? 128 : 64));
-  if (poolHeads < 1 || embed_dim % poolHeads !== 0 || (embed_dim / poolHeads) % 2 !== 0)
+  if (poolHeads < 1 || embed_dim % poolHeads !== 0)
     refuse('text_channels', `a width whose pooling heads (one per 128) divide ${embed_dim} evenly`);
   if (parsed.swiglu && swigluHidden(embed_dim, parsed.mlp_ratio) === 0)
     refuse('mlp_ratio', 'a ratio that leaves the gated feed-forward layer some width');

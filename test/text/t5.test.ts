@@ -130,7 +130,7 @@ describe('t5 encoder', () => {
     assert.throws(() => encoder.encode([[]]), { code: 'PROMPT_EMPTY' });
     for (const [option, value] of [
       ['d_model', 0],
-      ['d_kv', 3],
+      ['d_kv', 1.5],
       ['feed_forward_proj', 'relu'],
       ['num_layers', '3'],
     ] as const)
