@@ -28,7 +28,7 @@ export interface BitTokensInit {
   readonly tokenizer: TokenizerName;
 }
 
-export const BIT_FILE_SUFFIX = '.bits';
+const BIT_FILE_SUFFIX = '.bits';
 
 /** Not text: the first byte is none, and a transfer that translates line ends destroys it. */
 const MAGIC = Uint8Array.of(0x89, 0x42, 0x49, 0x54, 0x53, 0x0d, 0x0a, 0x1a);
@@ -37,8 +37,8 @@ const VERSION = 1;
 const FIXED_BYTES = 56;
 const CHECKSUM_BYTES = 4;
 const GRID_BYTES = 4;
-/** Ten times the bits of the largest published picture: bounds what a foreign file can ask for. */
-const MAX_BITS = 2 ** 25;
+/** Several times the bits of the largest published picture: bounds what a foreign file can ask for. */
+const MAX_BITS = 2 ** 24;
 const MAX_DIM = 4096;
 const MAX_SIDE = 2 ** 20;
 
@@ -79,7 +79,7 @@ export class BitTokens implements BitTokensInit {
     checkForm((init ?? {}) as BitTokensInit);
     const { height, width, dim, schedule, scales, tokenizer } = init;
     const isScale = (bits: unknown, k: number): boolean =>
-      bits instanceof Uint8Array && bits.length === scaleBits(schedule[k]!, dim) && bits.every((bit) => bit <= 1);
+      bits instanceof Uint8Array && bits.length === scaleBits(schedule[k]!, dim) && areBits(bits);
     if (!Array.isArray(scales) || scales.length < 1 || scales.length > schedule.length || !scales.every(isScale))
       invalidArgument(
         'the bits',
@@ -183,9 +183,14 @@ export class BitTokens implements BitTokensInit {
   }
 }
 
+/** Whether a file is named as one of bits. */
+export function isBitPath(path: string): boolean {
+  return extname(path).toLowerCase() === BIT_FILE_SUFFIX;
+}
+
 /** @throws InfinityError INVALID_ARGUMENT unless bits may be written under this name */
 export function checkBitPath(path: unknown): void {
-  if (typeof path !== 'string' || (path !== STDOUT && extname(path).toLowerCase() !== BIT_FILE_SUFFIX))
+  if (typeof path !== 'string' || (path !== STDOUT && !isBitPath(path)))
     invalidArgument('the bit file', `a name that ends in ${BIT_FILE_SUFFIX}`, path);
 }
 
@@ -198,8 +203,18 @@ function pack(bits: Uint8Array): Uint8Array {
 
 function unpack(packed: Uint8Array, count: number): Uint8Array {
   const bits = new Uint8Array(count);
-  for (let i = 0; i < count; i++) bits[i] = (packed[i >> 3]! >> (7 - (i & 7))) & 1;
+  for (let at = 0, i = 0; at < count; at += 8, i++) {
+    const byte = packed[i]!;
+    const last = Math.min(8, count - at);
+    for (let bit = 0; bit < last; bit++) bits[at + bit] = (byte >> (7 - bit)) & 1;
+  }
   return bits;
+}
+
+function areBits(values: Uint8Array): boolean {
+  let all = 0;
+  for (let i = 0; i < values.length; i++) all |= values[i]!;
+  return all <= 1;
 }
 
 function parseFile(file: Buffer, path: string): BitTokens {

@@ -137,6 +137,9 @@ describe('command line', function () {
       bytes: length,
     };
     assert.deepEqual(JSON.parse(encoded.stdout), expected);
+    const shown = JSON.parse((await call(['inspect', bits!, '--json'])).stdout);
+    assert.deepEqual([shown.grids, shown.scales, shown.bits], [[1, 2, 4].map((n) => [n, n]), 3, 168]);
+    assert.equal(shown.tokenizer.name, 'model');
     const decoded = await call(['decode', bits!, '-m', tiny.directory, '-o', whole!]);
     assert.match(decoded.stdout, /e-whole\.png {2}16x16 {2}3 of 3 scales/);
     const coarse = await call(['decode', bits!, '-m', tiny.directory, '-o', part!, '--scales', '2', '--json']);

@@ -3,6 +3,8 @@ import assert from 'node:assert/strict';
 import { Device } from '../../lib/device.js';
 import { Image, loadImage, type Pixels } from '../../lib/io/index.js';
 import { type EditOptions, InfinityPipeline, type Place, type VaryOptions } from '../../lib/pipeline/index.js';
+import type { Tensor } from '../../lib/tensor.js';
+import { Autoencoder } from '../../lib/tokenizer/autoencoder.js';
 import { randomArray } from '../support/numeric.js';
 import { TINY_SCALES, tinyCheckpoint, tinyPatchified } from '../support/tiny_checkpoint.js';
 
@@ -34,6 +36,23 @@ function differences(a: Pixels, b: Pixels, mask: Pixels, stride: number): { near
       found[near ? 'near' : 'far']++;
     }
   return found;
+}
+
+/** The sums of codes that the decoder reads while `fn` runs. */
+async function decoded(fn: () => Promise<void>): Promise<Float32Array[]> {
+  const { decode } = Autoencoder.prototype;
+  const seen: Tensor[] = [];
+  Autoencoder.prototype.decode = function (codes, tap) {
+    seen.push(codes.retain());
+    return decode.call(this, codes, tap);
+  };
+  try {
+    await fn();
+    return await Promise.all(seen.map(async (codes) => Float32Array.from(await codes.readFloats())));
+  } finally {
+    Autoencoder.prototype.decode = decode;
+    for (const codes of seen) codes.dispose();
+  }
 }
 
 const MODELS: readonly (readonly [string, () => ReturnType<typeof tinyCheckpoint>, stride: number])[] = [
@@ -76,6 +95,25 @@ for (const [title, write, stride] of MODELS)
         distinct = Math.max(distinct, new Set(images.map(hex)).size);
       }
       assert.equal(distinct, 3);
+    });
+
+    it('gives the decoder the codes of the picture at every position without a redrawn pixel', async () => {
+      const mask = maskOf(16, 16, (y, x) => y < 5 && x > 8);
+      const sums = await decoded(async () => {
+        await pipe.reconstruct(original);
+        await pipe.edit(original, mask, 'a star', { seed: 1 });
+      });
+      // The edit decodes the plain picture once more, and then what it drew.
+      assert.equal(sums.length, 3);
+      const [plain, again, drawn] = sums as [Float32Array, Float32Array, Float32Array];
+      assert.deepEqual(again, plain);
+      let changed = 0;
+      for (let i = 0; i < plain.length; i++) {
+        const [row, column] = [Math.floor(i / 8 / 4), Math.floor(i / 8) % 4];
+        if (row < 2 && column >= 2) changed += Number(drawn[i] !== plain[i]);
+        else assert.equal(drawn[i], plain[i], `position ${row}, ${column}`);
+      }
+      assert.ok(changed > 0);
     });
 
     it('draws what generate draws where everything is white', async () => {

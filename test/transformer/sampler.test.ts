@@ -3,7 +3,9 @@ import { Device } from '../../lib/device.js';
 import { toFloat32, toFloat64 } from '../../lib/io/tensor_data.js';
 import { placed } from '../../lib/nn/module.js';
 import { Tensor } from '../../lib/tensor.js';
-import { FREE_BIT } from '../../lib/tokenizer/kept.js';
+import { sumOfBits } from '../../lib/tokenizer/bit_tokens.js';
+import { FREE_BIT, keptSums } from '../../lib/tokenizer/kept.js';
+import { finestGrid } from '../../lib/tokenizer/schedule.js';
 import { type InfinityConfig, officialInfinityConfig } from '../../lib/transformer/config.js';
 import { Guidance } from '../../lib/transformer/guidance.js';
 import { InfinityTransformer } from '../../lib/transformer/infinity.js';
@@ -213,6 +215,32 @@ describe('sampler requests', () => {
     assert.deepEqual(both, [forced[0], own[1]]);
     const all = await draw([0, 1], [5, 6], { topK: 1, forced: own[0]!.map((bits) => bits.map(() => FREE_BIT)) });
     assert.deepEqual(all, own);
+  });
+
+  it('keeps the running sum of a picture at some positions, whatever is drawn there', async () => {
+    const [picture] = await draw([1], [7]);
+    const [h, w] = finestGrid(schedule);
+    const redrawn = Uint8Array.from({ length: h * w }, (_, i) => Number(i % 3 === 0));
+    const kept = keptSums(picture!, schedule, redrawn, model);
+    const own = picture!.map((bits, k) => Tensor.from(bits, [1, schedule[k]![1], schedule[k]![2], 8], 'u8'));
+    using kv_NCt = Tensor.from(rowsOf(0), [rowsOf(0).length / 128, 128]);
+    const text = { kv_NCt, lens: [kv_NCt.shape[0]!] };
+    let changed = 0;
+    for await (const { scale, sum_BHWd } of sampleScales(model, {
+      ...{ text, schedule, images: [{ seed: 1, image: 0 }], kept, topK: 1 },
+    })) {
+      using plain = sumOfBits(own.slice(0, scale + 1), schedule);
+      const [got, want] = [await sum_BHWd.readFloats(), await plain.readFloats()];
+      for (let i = 0; i < got.length; i++) {
+        if (redrawn[Math.floor(i / 8)]) changed += Number(got[i] !== want[i]);
+        else assert.equal(got[i], want[i], `scale ${scale}, element ${i}`);
+      }
+    }
+    assert.ok(changed > 0);
+    // What follows reads the kept sums: the same request without them goes another way.
+    const without = await draw([0], [1], { topK: 1 });
+    assert.notDeepEqual(await draw([0], [1], { topK: 1, kept }), without);
+    for (const t of [...own, kept.redrawn_1HW1, ...kept.sums_1HWd]) t.dispose();
   });
 
   it('an abort rejects with its reason at once and leaves nothing behind', async () => {
