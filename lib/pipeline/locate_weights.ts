@@ -5,6 +5,7 @@ import { Checkpoint, type Config } from '../io/checkpoint.js';
 import { INDEX_FILE, readJsonObject } from '../io/model_index.js';
 import { tensorsBelow } from '../io/nested_tensors.js';
 import { openTensors } from '../io/open_tensors.js';
+import { PthFile } from '../io/pth.js';
 import type { TensorSource } from '../io/tensor_source.js';
 import { weightFile } from '../io/weight_path.js';
 import { floatWeights } from '../io/weights.js';
@@ -15,7 +16,7 @@ export interface LocatedWeights {
   /** For messages: "transformer (infinity_2b_reg.pth)". */
   readonly label: string;
   readonly shapes: ReadonlyMap<string, readonly number[]>;
-  /** What a config.json beside the weights says of the configuration. */
+  /** What a config.json beside the weights, or the arguments of a training checkpoint, say of the configuration. */
   readonly said: Config;
   open(): Promise<TensorSource>;
 }
@@ -42,6 +43,19 @@ async function configBeside(folder: string): Promise<Config> {
   return (await stat(file).catch(() => undefined)) ? readJsonObject(file) : {};
 }
 
+/** Arguments of the official trainer that no tensor tells, and the pixels that it trained on. */
+const ARGUMENTS = [
+  ...['rope2d_each_sa_layer', 'rope2d_normalized_by_hw', 'add_lvl_embeding_only_first_block', 'use_bit_label'],
+  ...['apply_spatial_patchify', 'tau', 'norm_eps', 'pn'],
+];
+
+/** What a training checkpoint of the transformer remembers of its command line. */
+function argumentsOf(source: TensorSource): Config {
+  const args = source instanceof PthFile && source.tree instanceof Map ? source.tree.get('args') : undefined;
+  if (!(args instanceof Map)) return {};
+  return Object.fromEntries(ARGUMENTS.filter((name) => args.has(name)).map((name) => [name, args.get(name)]));
+}
+
 /**
  * One state dict of a file.
  *
@@ -59,7 +73,10 @@ export async function locateState(
   return {
     label,
     shapes: floatWeights(tensorsBelow(source, prefix), label).shapes,
-    said: file === path ? {} : await configBeside(dirname(file)),
+    said: {
+      ...(network === 'transformer' && argumentsOf(source)),
+      ...(file === path ? {} : await configBeside(dirname(file))),
+    },
     open: async () => tensorsBelow(await openTensors(file), prefix),
   };
 }

@@ -10,6 +10,7 @@ import type { T5Config } from '../text/t5_config.js';
 import { TextTokenizer } from '../text/tokenizer.js';
 import type { AutoencoderConfig } from '../tokenizer/config.js';
 import { inferAutoencoderConfig } from '../tokenizer/infer_config.js';
+import { PIXEL_BUDGETS, pixelSize, templateSchedule } from '../tokenizer/schedule.js';
 import type { InfinityConfig } from '../transformer/config.js';
 import { inferInfinityConfig } from '../transformer/infer_config.js';
 import { bringsTokenizer, isCheckpoint, type LocatedWeights, locateWeights } from './locate_weights.js';
@@ -92,11 +93,18 @@ async function textTokenizer(path: string): Promise<TextTokenizer> {
 const part = <C>({ label, open }: LocatedWeights, config: C): Part<C> => ({ config, label, open });
 
 /** Settings under the names of generation_config.json. */
-function generationOf(parts: PretrainedParts, transformer: InfinityConfig | undefined, tokenPixels: number): Config {
+function generationOf(
+  parts: PretrainedParts,
+  transformer: InfinityConfig | undefined,
+  trainedOn: unknown,
+  tokenPixels: number,
+): Config {
   const preset = parts.preset ?? (transformer && presetOf(transformer, parts.transformer ?? ''));
+  const pixels = PIXEL_BUDGETS.find((budget) => budget === trainedOn);
+  const trained = pixels && !parts.preset ? { size: pixelSize(templateSchedule(1, pixels), tokenPixels) } : {};
   const { guidance, tau, topK: top_k, topP: top_p, size } = parts.config?.generation ?? {};
   const given = Object.entries({ guidance, tau, top_k, top_p, size }).filter(([, value]) => value !== undefined);
-  return { ...(preset && generationConfig(preset, tokenPixels)), ...Object.fromEntries(given) };
+  return { ...(preset && generationConfig(preset, tokenPixels)), ...trained, ...Object.fromEntries(given) };
 }
 
 /**
@@ -134,7 +142,7 @@ export async function officialParts(given: PretrainedParts): Promise<ModelParts>
     transformer: transformer && part(transformer, transformerConfig!),
     text_encoder: text && part(text, inferT5Config(text.shapes, { ...text.said, ...config.textEncoder })),
     tokenizer: tokenizerPath === undefined ? undefined : await textTokenizer(tokenizerPath),
-    generation: generationOf(parts, transformerConfig, tokenPixels),
+    generation: generationOf(parts, transformerConfig, transformer?.said.pn, tokenPixels),
     identify: async () => ({ name: found.name, sha256: await fingerprint(found) }),
   };
   return found;
