@@ -5,38 +5,11 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Image, loadImage } from '../../lib/io/index.js';
+import { call, type Run } from '../support/command_line.js';
 import { tinyCheckpoint } from '../support/tiny_checkpoint.js';
 
 const MAIN = fileURLToPath(new URL('../../lib/cli/main.ts', import.meta.url));
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
-
-interface Run {
-  readonly code: number | null;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-/** Runs a command line in this process. Imported as the commands import each other, so that an error's class is one. */
-async function call(args: readonly string[]): Promise<Run> {
-  const { runProgram } = await import('../../lib/cli/program.js');
-  const written = { stdout: '', stderr: '' };
-  const { stdout, stderr } = process;
-  const originals = { stdout: stdout.write, stderr: stderr.write };
-  const capture = (name: 'stdout' | 'stderr') =>
-    ((chunk: string | Uint8Array, done?: unknown) => {
-      written[name] += typeof chunk === 'string' ? chunk : Buffer.from(chunk).toString('latin1');
-      if (typeof done === 'function') done();
-      return true;
-    }) as typeof stdout.write;
-  stdout.write = capture('stdout');
-  stderr.write = capture('stderr');
-  try {
-    return { code: await runProgram(args), ...written };
-  } finally {
-    stdout.write = originals.stdout;
-    stderr.write = originals.stderr;
-  }
-}
 
 /** Runs it in a process of its own, and interrupts that once it has written something that fits. */
 async function spawned(args: readonly string[], interrupt?: RegExp): Promise<Run> {
