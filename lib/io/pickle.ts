@@ -71,11 +71,13 @@ const REFUSED: Readonly<Record<number, string>> = {
 const MAX_GLOBAL_NAME = 256;
 const LINE_FEED = 0x0a;
 const STOP = 0x2e;
+/** Marks that are open at once: one for each level of nesting. */
+const MAX_MARKS = 1000;
 /** The newest protocol. */
 const MAX_PROTOCOL = 5;
 
-/** Rough sizes of what an engine makes. */
-const COST = { op: 8, array: 48, item: 16, dict: 200, pair: 48, string: 32, memo: 48 } as const;
+/** Rough sizes of what an engine makes, with what it throws away while its tables grow. */
+const COST = { op: 8, array: 48, item: 16, dict: 200, pair: 96, string: 32, float: 24, memo: 80 } as const;
 
 class Machine {
   private at = 0;
@@ -125,6 +127,16 @@ class Machine {
   private top(): PickleValue {
     if (this.stack.length <= (this.marks.at(-1) ?? 0)) this.refuse('its stack runs empty');
     return this.stack.at(-1)!;
+  }
+
+  private mark(): void {
+    if (this.marks.length === MAX_MARKS) this.refuse('it nests too deeply');
+    this.marks.push(this.stack.length);
+  }
+
+  private float(): void {
+    this.host.charge(COST.float);
+    this.push(this.view.getFloat64(this.take(8), false));
   }
 
   /** Everything above the last mark. */
@@ -248,7 +260,7 @@ class Machine {
   private static readonly steps: Readonly<Record<number, (m: Machine) => void>> = {
     128: (m) => m.protocol(m.byte()), // PROTO
     149: (m) => m.take(8), // FRAME
-    40: (m) => m.marks.push(m.stack.length), // MARK
+    40: (m) => m.mark(), // MARK
     78: (m) => m.push(null), // NONE
     136: (m) => m.push(true), // NEWTRUE
     137: (m) => m.push(false), // NEWFALSE
@@ -256,7 +268,7 @@ class Machine {
     75: (m) => m.push(m.byte()), // BININT1
     77: (m) => m.push(m.view.getUint16(m.take(2), true)), // BININT2
     138: (m) => m.long(m.byte()), // LONG1
-    71: (m) => m.push(m.view.getFloat64(m.take(8), false)), // BINFLOAT
+    71: (m) => m.float(), // BINFLOAT
     88: (m) => m.string(m.uint32()), // BINUNICODE
     140: (m) => m.string(m.byte()), // SHORT_BINUNICODE
     85: (m) => m.string(m.byte()), // SHORT_BINSTRING

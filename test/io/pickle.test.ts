@@ -151,6 +151,7 @@ describe('pickle', () => {
 
   const malformed: [string, Buffer, RegExp][] = [
     ['nothing', Buffer.alloc(0), /cut off/],
+    ['endless nesting', raw('('.repeat(50_000)), /deeply/],
     ['no value', raw(), /leaves 0/],
     ['two values', raw('NN'), /leaves 2/],
     ['an open mark', raw('N('), /leaves/],
