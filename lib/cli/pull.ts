@@ -35,7 +35,10 @@ async function pullRepository(source: string, { include, cacheDir, offline, json
 export function pullCommand(): Command {
   return new Command('pull')
     .description('download a repository of a hub into the cache, and print its folder')
-    .argument('<source>', 'hf:organisation/repository, with @revision for another one than main')
+    .argument(
+      '<source>',
+      'hf:organisation/repository, with /path for a part of it, @revision for another one than main',
+    )
     .option('--include <pattern...>', 'only these files: "*.safetensors", "vae/" (default: all)')
     .option('--cache-dir <directory>', 'root of the cache (default: HF_HUB_CACHE, or the usual place)')
     .option('--offline', 'use what is in the cache, ask no network')

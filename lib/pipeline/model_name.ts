@@ -2,12 +2,13 @@
 import { createHash } from 'node:crypto';
 import { basename, resolve } from 'node:path';
 import type { Checkpoint } from '../io/checkpoint.js';
+import { repositoryOf } from '../io/hub/index.js';
 import type { ModelIndex } from '../io/model_index.js';
 import type { ModelName } from './settings.js';
 
 /** Name and digest of a checkpoint. Its card and its default settings may change without changing the digest. */
 export function modelName({ directory, index }: Pick<Checkpoint, 'directory' | 'index'>): ModelName {
-  return { name: basename(resolve(directory)), sha256: digestOf(index) };
+  return { name: repositoryOf(directory) ?? basename(resolve(directory)), sha256: digestOf(index) };
 }
 
 function digestOf({ files }: ModelIndex): string {

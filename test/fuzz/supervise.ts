@@ -30,6 +30,8 @@ export interface FuzzReport extends Summary {
 }
 
 const PATIENCE = 20_000;
+/** Compiling what the worker imports is slow on a busy machine. */
+const START_PATIENCE = 300_000;
 const MAX_FAILURES = 20;
 // A small nursery keeps garbage out of the measurement of memory; a small heap lets a bomb explode early.
 const FLAGS = ['--max-semi-space-size=1', '--max-old-space-size=512', '--import', 'tsx'];
@@ -60,7 +62,7 @@ async function live(run: FuzzRun, start: number): Promise<Life> {
     hangs = true;
     child.kill('SIGKILL');
   };
-  const timer = setTimeout(kill, run.patience ?? PATIENCE);
+  let timer = setTimeout(kill, START_PATIENCE);
   createInterface({ input: child.stdout! }).on('line', (line) => {
     const { failure, done } = JSON.parse(line) as WorkerLine;
     if (failure) failures.push(failure);
@@ -68,7 +70,8 @@ async function live(run: FuzzRun, start: number): Promise<Life> {
   });
   let pending = Buffer.alloc(0);
   (child.stdio[3] as Readable).on('data', (bytes: Buffer) => {
-    timer.refresh();
+    clearTimeout(timer);
+    timer = setTimeout(kill, run.patience ?? PATIENCE);
     pending = Buffer.concat([pending, bytes]);
     const whole = pending.length - (pending.length % 4);
     if (whole > 0) last = pending.readUInt32LE(whole - 4);

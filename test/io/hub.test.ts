@@ -87,6 +87,15 @@ describe('hub', () => {
       assert.deepEqual(chosen('*b', 'a/c'), ['a/c', 'ab', 'a.b']);
     });
 
+    it('takes the file or folder that the source names', async () => {
+      for (const path of ['transformer/model.safetensors', 'transformer'])
+        assert.deepEqual((await pull(`${SOURCE}/${path}`, options)).files, ['transformer/model.safetensors']);
+      await assert.rejects(
+        pull(`${SOURCE}/trans`, options),
+        fails('MODEL_NOT_FOUND', /hf:org\/repo\/trans.*README\.md/),
+      );
+    });
+
     it('keeps the token for the endpoint', async () => {
       await pull(SOURCE, options);
       assert.ok(server.log.filter((line) => line.startsWith('hub')).every((line) => line.endsWith('Bearer secret')));
@@ -293,11 +302,17 @@ describe('hub', () => {
     });
 
     it('of sources that are none', () => {
-      assert.deepEqual(parseHubSource('hf:a-b/c.d_1@refs/pr/3'), { repository: 'a-b/c.d_1', revision: 'refs/pr/3' });
+      assert.deepEqual(parseHubSource('hf:a-b/c.d_1@refs/pr/3'), {
+        repository: 'a-b/c.d_1',
+        path: undefined,
+        revision: 'refs/pr/3',
+      });
+      assert.deepEqual(parseHubSource('hf:a/b/c/d.pth@v1'), { repository: 'a/b', path: 'c/d.pth', revision: 'v1' });
       for (const source of [
         'hf:',
         'hf:a',
-        'hf:a/b/c',
+        'hf:a/b/../c',
+        'hf:a/b/',
         'hf:../b',
         'hf:a/..',
         'hf:a--b/c',

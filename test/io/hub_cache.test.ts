@@ -98,6 +98,9 @@ describe('cache of a hub', () => {
       process.env.HF_HUB_CACHE = root;
       try {
         assert.equal(await resolveModelSource(SOURCE), cache.snapshot(COMMIT));
+        const weights = 'transformer/model.safetensors';
+        assert.equal(await resolveModelSource(`${SOURCE}/${weights}`), join(cache.snapshot(COMMIT), weights));
+        await assert.rejects(resolveModelSource(`${SOURCE}/x`), fails('MODEL_NOT_FOUND', /pull hf:org\/repo\/x/));
         assert.equal(await resolveModelSource('some/folder'), 'some/folder');
         await assert.rejects(resolveModelSource('hf:org/other'), fails('MODEL_NOT_FOUND', /pull hf:org\/other/));
       } finally {

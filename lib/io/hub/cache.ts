@@ -4,12 +4,22 @@
  */
 import { randomBytes } from 'node:crypto';
 import { constants, copyFile, lstat, mkdir, readFile, readlink, rename, stat, symlink, unlink } from 'node:fs/promises';
-import { dirname, join, relative } from 'node:path';
+import { dirname, join, relative, resolve, sep } from 'node:path';
 import { writeError, writeOutput } from '../output_file.js';
 import { isCommit } from './source.js';
 
 /** Systems and file systems without symbolic links answer with one of these. */
 const NO_LINKS = ['EPERM', 'EACCES', 'ENOSYS', 'ENOTSUP', 'EOPNOTSUPP', 'EINVAL', 'UNKNOWN'];
+
+const FOLDER_PREFIX = 'models--';
+const SEPARATOR = '--';
+
+/** "organisation/repository" of a folder that is a snapshot in a cache, or undefined. */
+export function repositoryOf(directory: string): string | undefined {
+  const [folder = '', snapshots, commit = ''] = resolve(directory).split(sep).slice(-3);
+  if (snapshots !== 'snapshots' || !isCommit(commit) || !folder.startsWith(FOLDER_PREFIX)) return undefined;
+  return folder.slice(FOLDER_PREFIX.length).replace(SEPARATOR, '/');
+}
 
 export class RepositoryCache {
   readonly directory: string;
@@ -20,7 +30,7 @@ export class RepositoryCache {
     repository: string,
     private readonly makeLink: (target: string, path: string) => Promise<void> = symlink,
   ) {
-    this.directory = join(root, `models--${repository.replace('/', '--')}`);
+    this.directory = join(root, FOLDER_PREFIX + repository.replace('/', SEPARATOR));
   }
 
   /** Path of the content with this digest (40 or 64 hexadecimal digits). */

@@ -1,7 +1,7 @@
 /** What a repository holds at a revision. Names, sizes and digests come from a stranger and are checked here. */
 import { describe, InfinityError } from '../../errors.js';
 import type { HubClient } from './client.js';
-import { formatHubSource, type HubSource, isCommit } from './source.js';
+import { formatHubSource, type HubSource, isCommit, isSafePath } from './source.js';
 
 export interface HubFile {
   /** Relative, with forward slashes, inside the repository. */
@@ -29,12 +29,6 @@ function malformed(source: HubSource, what: string, value: unknown): InfinityErr
       cure: 'Do not use this repository, or check HF_ENDPOINT.',
     },
   );
-}
-
-/** Relative, plain on every system, and nothing that leaves the folder. */
-function isSafePath(path: unknown): path is string {
-  if (typeof path !== 'string' || path.length > 1000 || /[\\:\p{Cc}]/u.test(path)) return false;
-  return path.split('/').every((part) => part !== '' && !/^\.{1,2}$|[ .]$/.test(part) && part.length <= 255);
 }
 
 function parseEntry(entry: unknown, source: HubSource): HubFile | undefined {
@@ -88,6 +82,11 @@ export async function listFiles(client: HubClient, source: HubSource): Promise<H
 /** Address of a file at a commit. */
 export function fileAddress(endpoint: string, { repository }: HubSource, commit: string, path: string): string {
   return `${endpoint}/${repository}/resolve/${commit}/${path.split('/').map(encodeURIComponent).join('/')}`;
+}
+
+/** The files at a path: the file itself, or all of a folder. */
+export function filesAt(files: readonly HubFile[], path: string | undefined): readonly HubFile[] {
+  return path === undefined ? files : files.filter((file) => file.path === path || file.path.startsWith(`${path}/`));
 }
 
 /** Files that one of the patterns takes: `*` is any run of characters, `?` one, a folder's name with a slash all in it. */

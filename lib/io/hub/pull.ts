@@ -1,10 +1,11 @@
 /** `pull`: a repository of a hub into the cache, and from the cache to a folder that a pipeline opens. */
 import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import { InfinityError, invalidArgument } from '../../errors.js';
 import { downloadBlob } from './blob.js';
 import { RepositoryCache } from './cache.js';
 import { HubClient } from './client.js';
-import { fileAddress, type HubFile, type HubListing, listFiles, selectFiles } from './listing.js';
+import { fileAddress, filesAt, type HubFile, type HubListing, listFiles, selectFiles } from './listing.js';
 import { withLock } from './lock.js';
 import type { RetryPolicy } from './retry.js';
 import { type HubLocation, hubCacheDirectory, hubSettings } from './settings.js';
@@ -58,9 +59,9 @@ async function cachedSnapshot(source: HubSource, cacheDirectory: string) {
   const commit = await cache.commitOf(source.revision);
   if (commit === undefined) throw notCached(source, 'snapshot');
   const directory = cache.snapshot(commit);
-  const stats = await stat(directory).catch(() => undefined);
-  if (!stats?.isDirectory()) throw notCached(source, `snapshot ${commit}`);
-  return { directory, commit };
+  const found = join(directory, source.path ?? '');
+  if (!(await stat(found).catch(() => undefined))) throw notCached(source, `snapshot ${commit}`);
+  return { directory, found, commit };
 }
 
 function policyOf({ retries = 5, backoff = 0.5, stall = 30 }: PullOptions): RetryPolicy {
@@ -142,12 +143,24 @@ class Pull {
   }
 }
 
-function chosenFiles(listing: HubListing, include: readonly string[]): HubFile[] {
-  const files = selectFiles(listing.files, include);
+function contentsOf({ files }: HubListing): string {
+  const names = files.slice(0, 8).map(({ path }) => path);
+  return `It holds ${names.join(', ')}${files.length > 8 ? ', ...' : ''}.`;
+}
+
+function absentPath(listing: HubListing, source: HubSource): InfinityError {
+  return new InfinityError('MODEL_NOT_FOUND', `There is nothing at ${formatHubSource(source)}.`, {
+    value: source.path,
+    cure: contentsOf(listing),
+  });
+}
+
+function chosenFiles(listing: HubListing, source: HubSource, include: readonly string[]): HubFile[] {
+  const there = filesAt(listing.files, source.path);
+  if (there.length === 0 && source.path !== undefined) throw absentPath(listing, source);
+  const files = selectFiles(there, include);
   if (files.length === 0) {
-    const names = listing.files.slice(0, 8).map(({ path }) => path);
-    const cure = `It holds ${names.join(', ')}${listing.files.length > 8 ? ', ...' : ''}.`;
-    invalidArgument('include', 'patterns that take a file of the repository', include, cure);
+    invalidArgument('include', 'patterns that take a file of the repository', include, contentsOf(listing));
   }
   return files;
 }
@@ -156,7 +169,7 @@ function chosenFiles(listing: HubListing, include: readonly string[]): HubFile[]
  * Downloads a repository of a hub into the cache that the Hugging Face tools share. Broken downloads go on where they
  * stopped, in this call and in later ones; every file is verified by length and digest before it gets its name.
  *
- * @param source "hf:organisation/repository", "hf:organisation/repository@revision"
+ * @param source "hf:organisation/repository", with "/path" behind it for one file or folder, and "@revision"
  * @throws InfinityError INVALID_ARGUMENT, MODEL_NOT_FOUND, ACCESS_DENIED, DOWNLOAD_FAILED, CHECKPOINT_INVALID (a listing that
  *   is none), IO_ERROR, DISK_FULL; the signal's reason
  */
@@ -167,11 +180,13 @@ export async function pull(source: string, options: PullOptions = {}): Promise<P
   const policy = policyOf(options);
   const settings = await hubSettings(options);
   signal?.throwIfAborted();
-  if (settings.offline)
-    return { ...(await cachedSnapshot(parsed, settings.cacheDirectory)), files: [], bytes: 0, downloaded: 0 };
+  if (settings.offline) {
+    const { directory, commit } = await cachedSnapshot(parsed, settings.cacheDirectory);
+    return { directory, commit, files: [], bytes: 0, downloaded: 0 };
+  }
   const client = new HubClient(settings, policy, signal);
   const listing = await listFiles(client, parsed);
-  const files = chosenFiles(listing, include);
+  const files = chosenFiles(listing, parsed, include);
   const job = new Pull(client, parsed, listing.commit, files, onProgress);
   const directory = await job.run();
   return {
@@ -184,12 +199,12 @@ export async function pull(source: string, options: PullOptions = {}): Promise<P
 }
 
 /**
- * The folder behind a model's source: the snapshot in the cache for "hf:organisation/repository", any other source as it is.
- * Asks no network.
+ * The path behind a model's source: for "hf:organisation/repository[/path][@revision]" the snapshot in the cache or what the path
+ * names in it, any other source as it is. Asks no network.
  *
  * @throws InfinityError MODEL_NOT_FOUND when it was never pulled, INVALID_ARGUMENT
  */
 export async function resolveModelSource(source: string): Promise<string> {
   if (!isHubSource(source)) return source;
-  return (await cachedSnapshot(parseHubSource(source), hubCacheDirectory())).directory;
+  return (await cachedSnapshot(parseHubSource(source), hubCacheDirectory())).found;
 }

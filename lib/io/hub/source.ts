@@ -1,9 +1,11 @@
-/** Names of repositories on a hub: `hf:organisation/repository[@revision]`. */
+/** Names of repositories on a hub, and of files in them: `hf:organisation/repository[/path][@revision]`. */
 import { invalidArgument } from '../../errors.js';
 
 export interface HubSource {
   /** "organisation/repository". */
   readonly repository: string;
+  /** A file or folder in it; undefined for all of it. */
+  readonly path: string | undefined;
   /** A branch, a tag, a reference such as refs/pr/3, or the 40 digits of a commit. */
   readonly revision: string;
 }
@@ -20,6 +22,12 @@ export function isCommit(revision: string): boolean {
   return COMMIT.test(revision);
 }
 
+/** Relative, plain on every system, and nothing that leaves the folder. */
+export function isSafePath(path: unknown): path is string {
+  if (typeof path !== 'string' || path.length > 1000 || /[\\:\p{Cc}]/u.test(path)) return false;
+  return path.split('/').every((part) => part !== '' && !/^\.{1,2}$|[ .]$/.test(part) && part.length <= 255);
+}
+
 /** True when a model's source names a repository on a hub rather than a folder. */
 export function isHubSource(source: string): boolean {
   return source.startsWith(SCHEME);
@@ -27,19 +35,16 @@ export function isHubSource(source: string): boolean {
 
 /** @throws InfinityError INVALID_ARGUMENT */
 export function parseHubSource(source: string): HubSource {
-  const match = typeof source === 'string' ? /^hf:([^/@]+)\/([^/@]+)(?:@(.+))?$/.exec(source) : null;
-  const [, organisation, name, revision = DEFAULT_REVISION] = match ?? [];
-  const valid = organisation && name && NAME.test(organisation) && NAME.test(name);
-  if (!valid || !REVISION.test(revision) || /\.\.|\.lock(\/|$)/.test(revision) || revision.length > 200)
-    invalidArgument(
-      'the source',
-      `"${SCHEME}organisation/repository" or "${SCHEME}organisation/repository@revision"`,
-      source,
-    );
-  return { repository: `${organisation}/${name}`, revision };
+  const match = typeof source === 'string' ? /^hf:([^/@]+)\/([^/@]+)(?:\/([^@]+))?(?:@(.+))?$/.exec(source) : null;
+  const [, organisation, name, path, revision = DEFAULT_REVISION] = match ?? [];
+  const named = organisation && name && NAME.test(organisation) && NAME.test(name);
+  const dated = REVISION.test(revision) && !/\.\.|\.lock(\/|$)/.test(revision) && revision.length <= 200;
+  if (!named || !dated || (path !== undefined && !isSafePath(path)))
+    invalidArgument('the source', `"${SCHEME}organisation/repository", with /path or @revision behind it`, source);
+  return { repository: `${organisation}/${name}`, path, revision };
 }
 
 /** The way a source is written. */
-export function formatHubSource({ repository, revision }: HubSource): string {
-  return `${SCHEME}${repository}${revision === DEFAULT_REVISION ? '' : `@${revision}`}`;
+export function formatHubSource({ repository, path, revision }: HubSource): string {
+  return `${SCHEME}${repository}${path === undefined ? '' : `/${path}`}${revision === DEFAULT_REVISION ? '' : `@${revision}`}`;
 }
