@@ -123,5 +123,5 @@ export async function reconstructPicture(model: Model, picture: Pixels, job: Job
   const tokens = await encodePicture(model, pixels, choice, job);
   const image = await decodeBits(model, tokens, job);
   const { bitCount: bits, bitsPerPixel } = tokens;
-  return { image, psnr: psnr(pixels, image), ssim: ssim(pixels, image), bits, bitsPerPixel };
+  return { image, psnr: psnr(pixels, image), ssim: await ssim(pixels, image), bits, bitsPerPixel };
 }

@@ -165,6 +165,15 @@ describe('edits', () => {
     assert.deepEqual(scales, [0, 1, 2, 0, 1, 2]);
   });
 
+  it('are the same with one network in memory at a time', async () => {
+    await using lean = await InfinityPipeline.fromPretrained(tiny.directory, { offload: true });
+    const drawn = async (p: InfinityPipeline): Promise<string[]> => [
+      hex((await p.edit(original, mask, 'a star', { seed: 1 })).images[0]),
+      hex((await p.vary(original, { keepScales: 2, prompt: 'a star', seed: 1 })).images[0]),
+    ];
+    assert.deepEqual(await drawn(lean), await drawn(pipe));
+  });
+
   it('put a picture on a larger canvas and draw around it', async () => {
     const place: Place = { top: 4, left: 6, height: 8, width: 8 };
     const inner = noise(8, 8, 6);
