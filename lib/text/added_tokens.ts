@@ -5,6 +5,8 @@ import { type AddedTokenJson, expectTokenizer } from './tokenizer_json.js';
 export type Segment = { readonly text: string; readonly at: number } | { readonly id: number };
 
 const WORD = /[\p{L}\p{M}\p{N}_]/u;
+/** Unlike \s it holds U+0085 and leaves U+FEFF out, as the Hugging Face library does. */
+const WHITE_SPACE = /\p{White_Space}/u;
 
 function escapeRegex(text: string): string {
   return text.replace(/[\\^$.*+?()[\]{}|]/g, '\\$&');
@@ -42,8 +44,8 @@ export class AddedTokens {
       const token = this.byContent.get(match[0]);
       let [begin, end] = [match.index, match.index + match[0].length];
       if (!token || (token.single_word && (WORD.test(text[begin - 1] ?? '') || WORD.test(text[end] ?? '')))) continue;
-      if (token.lstrip) while (begin > from && /\s/u.test(text[begin - 1])) begin--;
-      if (token.rstrip) while (end < text.length && /\s/u.test(text[end])) end++;
+      if (token.lstrip) while (begin > from && WHITE_SPACE.test(text[begin - 1])) begin--;
+      if (token.rstrip) while (end < text.length && WHITE_SPACE.test(text[end])) end++;
       push(begin);
       segments.push({ id: token.id });
       from = end;
