@@ -23,6 +23,8 @@ const backwardWeight: Product = ({ inputs: [gy, x] }) => [gy!, x!];
 
 const one = (): number => 1;
 const kernel = ({ params: [kh, kw] }: Command): number => kh! * kw!;
+/** What a convolution computes counts, with however few multiplications it does. */
+const nine = (): number => 9;
 /** Of nine taps the phases of an upsampling leave four. */
 const phases = (): number => 4;
 
@@ -35,10 +37,12 @@ const products = new Map<number, readonly [Product, (command: Command) => number
       [Op.linearBackwardWeight, backwardWeight, one],
       [Op.conv2d, forward, kernel],
       [Op.conv2dPacked, forward, kernel],
+      [Op.conv2dWinograd, forward, nine],
       [Op.conv2dBackwardInput, backwardInput, kernel],
       [Op.conv2dBackwardWeight, backwardWeight, kernel],
       [Op.upsampleConv2d, forward, phases],
       [Op.upsampleConv2dPacked, forward, phases],
+      [Op.upsampleConv2dWinograd, forward, phases],
       [Op.upsampleConv2dBackwardInput, backwardInput, phases],
       [Op.upsampleConv2dBackwardWeight, backwardWeight, phases],
     ] satisfies [OpDefinition, Product, (command: Command) => number][]

@@ -21,6 +21,8 @@ interface KernelJob {
   readonly rows: number;
   /** Makes the operands on a device and returns the call. */
   readonly prepare: (device: Device) => () => unknown;
+  /** Another job of its group that computes the same: how many times faster this one is becomes a figure. */
+  readonly against?: string;
 }
 
 const same = { padding: 1 } as const;
@@ -54,6 +56,23 @@ const convolutions: readonly [Shape, Shape, ConvOptions | 'upsample'][] = [
   [[16, 32, 32, 64], [64, 64, 3, 3], 'upsample'],
   [[1, 64, 64, 32], [32, 32, 3, 3], same],
 ];
+
+/** Layers of the full-size decoder for a picture of 256 x 256: extent, channels, output channels. */
+const decoder = [
+  [16, 512, 512],
+  [32, 512, 512],
+  [64, 512, 512],
+  [128, 256, 256],
+  [256, 128, 128],
+  [256, 128, 3],
+] as const;
+/** The same decoder's upsamplings. */
+const decoderUpsamplings = [
+  [16, 512, 512],
+  [32, 512, 512],
+  [64, 512, 512],
+  [128, 256, 256],
+] as const;
 
 function productJobs([M, N, K]: readonly [number, number, number]): KernelJob[] {
   const x = (device: Device) => filled(device, [M, K]);
@@ -128,9 +147,46 @@ function convJobs([xShape, wShape, options]: (typeof convolutions)[number]): Ker
   ];
 }
 
+/** A layer with packed weights as it is computed, and by the direct kernel. */
+function layerJobs([size, C, O]: readonly [number, number, number], upsample: boolean): KernelJob[] {
+  const extent = upsample ? 2 * size : size;
+  const yShape = [1, extent, extent, O];
+  const name = `${upsample ? 'upsample' : 'conv'} layer ${size}x${size}x${C} -> ${O}`;
+  const shared = { flops: 2 * sizeOf(yShape) * C * (upsample ? 4 : 9), rows: extent ** 2 };
+  const operands = (device: Device) => {
+    const [x, w] = [filled(device, [1, size, size, C]), filled(device, [O, C, 3, 3])];
+    return { x, packed: upsample ? packUpsampleConv(w) : packConv(w) };
+  };
+  const [op, params] = upsample ? [Op.upsampleConv2dPacked, []] : [Op.conv2dPacked, [3, 3, 1, 1, 1]];
+  return [
+    {
+      ...shared,
+      name,
+      against: `${name} direct`,
+      prepare: (device) => {
+        const { x, packed } = operands(device);
+        return () => (upsample ? upsampleConv2d(x, packed) : conv2d(x, packed, null, same));
+      },
+    },
+    {
+      ...shared,
+      name: `${name} direct`,
+      prepare: (device) => {
+        const { x, packed } = operands(device);
+        return () => run(op, [x, packed.packed, null], [shaped(x, yShape)], params);
+      },
+    },
+  ];
+}
+
 /** One row a kernel: GFLOP/s and the fraction of the peak measured beside it, on one thread and on all. */
 export async function* kernels({ filter = '', rounds }: BenchmarkOptions): AsyncGenerator<Row> {
-  const groups = [...products.map(productJobs), ...convolutions.map(convJobs)]
+  const groups = [
+    ...products.map(productJobs),
+    ...convolutions.map(convJobs),
+    ...decoder.map((layer) => layerJobs(layer, false)),
+    ...decoderUpsamplings.map((layer) => layerJobs(layer, true)),
+  ]
     .map((jobs) => jobs.filter(({ name }) => name.includes(filter)))
     .filter((jobs) => jobs.length > 0);
   for (const threads of new Set([1, native().capabilities().processors])) {
@@ -141,10 +197,12 @@ export async function* kernels({ filter = '', rounds }: BenchmarkOptions): Async
       const times = await timeInTurns([probe, ...ready], rounds);
       device.close();
       const peak = probe.flops / times[0]!.best / 1e9;
-      for (const [i, { name, flops, rows }] of jobs.entries()) {
+      for (const [i, { name, flops, rows, against }] of jobs.entries()) {
         const speed = flops / times[i + 1]!.best / 1e9;
         const figures = { gflops: round(speed), peak_gflops: round(peak), fraction: round(speed / peak, 3) };
-        yield { name, threads, ...figures, ...(threads === 1 && rows >= GOAL_ROWS && { goal: GOAL }) };
+        const other = jobs.findIndex((job) => job.name === against);
+        const ratio = other >= 0 && { over_direct: round(times[other + 1]!.best / times[i + 1]!.best, 2) };
+        yield { name, threads, ...figures, ...ratio, ...(threads === 1 && rows >= GOAL_ROWS && { goal: GOAL }) };
       }
     }
   }

@@ -2,6 +2,7 @@
 import { InfinityError, invalidArgument } from '../errors.js';
 import type { Shape, Tensor } from '../tensor.js';
 import { checkShapes } from './check.js';
+import { convAlgorithm } from './conv_algorithm.js';
 import { Op } from './generated.js';
 import { differentiable, recordsGradient } from './record.js';
 import { run, shaped } from './run.js';
@@ -102,7 +103,8 @@ function sides(padding: Padding): { top: number; left: number; bottom: number; r
 
 /**
  * Cross-correlation, as the official `nn.Conv2d`: y[b, i, j, o] = b[o] + Σ w[o, c, u, v] · x[b, i·stride + u − top, j·stride + v − left, c].
- * A picture gives the same bits alone and in any batch.
+ * A picture gives the same bits alone and in any batch. With packed weights large pictures are computed with fewer
+ * multiplications (see `convAlgorithm`), which rounds differently from the unpacked kernel.
  * @param x [B, H, W, C], f32 or f64
  * @param w [O, C, kh, kw], kernels up to 8 × 8 (bf16 without gradient), or packed by `packConv`
  * @param b [O], or nothing
@@ -128,8 +130,14 @@ export function conv2d(x: Tensor, w: Tensor | PackedConv, b?: Tensor | null, opt
     weight,
   );
   const params = [kh, kw, stride, top, left];
-  const op = w instanceof PackedConv ? Op.conv2dPacked : Op.conv2d;
-  const [y] = run(op, [x, weight, b], [shaped(x, [B, OH, OW, O])], params);
+  const yShape = [B, OH, OW, O];
+  if (w instanceof PackedConv) {
+    const form = isThreeByThree(shape) && stride === 1 ? '3x3' : 'other';
+    return convAlgorithm({ form, width: W, inChannels: shape[1]! }) === 'winograd'
+      ? run(Op.conv2dWinograd, [x, weight, b], [shaped(x, yShape)], [top, left])[0]!
+      : run(Op.conv2dPacked, [x, weight, b], [shaped(x, yShape)], params)[0]!;
+  }
+  const [y] = run(Op.conv2d, [x, weight, b], [shaped(x, yShape)], params);
   differentiable('conv2d', [x, weight, b], [y!], [x, weight], ([gy], need) => {
     const dx = need[0] ? run(Op.conv2dBackwardInput, [gy!, weight], [shaped(x, x.shape)], params)[0]! : null;
     if (!need[1] && !need[2]) return [dx];
@@ -151,9 +159,14 @@ export function conv2d(x: Tensor, w: Tensor | PackedConv, b?: Tensor | null, opt
 export function upsampleConv2d(x: Tensor, w: Tensor | PackedConv, b?: Tensor | null): Tensor {
   const { weight, shape } = checkOperands('upsample_conv2d', x, w, b, true);
   const [B, H, W] = x.shape as [number, number, number];
-  const O = shape[0]!;
-  const op = w instanceof PackedConv ? Op.upsampleConv2dPacked : Op.upsampleConv2d;
-  const [y] = run(op, [x, weight, b], [shaped(x, [B, 2 * H, 2 * W, O])]);
+  const [O, inChannels] = shape as [number, number];
+  const yShape = [B, 2 * H, 2 * W, O];
+  if (w instanceof PackedConv) {
+    const algorithm = convAlgorithm({ form: 'upsample', width: W, inChannels });
+    const op = algorithm === 'winograd' ? Op.upsampleConv2dWinograd : Op.upsampleConv2dPacked;
+    return run(op, [x, weight, b], [shaped(x, yShape)])[0]!;
+  }
+  const [y] = run(Op.upsampleConv2d, [x, weight, b], [shaped(x, yShape)]);
   differentiable('upsample_conv2d', [x, weight, b], [y!], [x, weight], ([gy], need) => {
     const dx = need[0] ? run(Op.upsampleConv2dBackwardInput, [gy!, weight], [shaped(x, x.shape)])[0]! : null;
     if (!need[1] && !need[2]) return [dx];

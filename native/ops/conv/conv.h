@@ -10,6 +10,10 @@ namespace infinity {
 struct ConvParams {
   uint32_t kh, kw, stride, padTop, padLeft;
 };
+// The same for 3 × 3 and stride 1.
+struct WinogradParams {
+  uint32_t padTop, padLeft;
+};
 
 namespace {
 

@@ -1,5 +1,6 @@
 #include "cpu/conv.h"
 #include "cpu/kernel.h"
+#include "cpu/winograd.h"
 #include "ops/conv/conv.h"
 
 namespace infinity::INFINITY_ISA {
@@ -263,6 +264,44 @@ void upsampleConv2dReferenceKernel(const KernelArgs& a) {
   convReference(a.in[0], a.in[1], a.in[2], a.out[0], kThreeByThree, 1);
 }
 
+// ---- both with packed weights and fewer multiplications
+
+template <class Form>
+size_t winogradPlan(const KernelArgs& a) {
+  return WinogradCut<Form>(picture(a.out[0]), a.in[0].cols(), a.pool->threads()).scratch(a.pool->threads());
+}
+template <class B>
+KernelPoints<B> kernelPoints(const KernelArgs& a) {
+  const int64_t C = a.in[0].cols();
+  return {{a.in[1].as<B>(), phaseTerms(forwardPhase(kThreeByThree), C), a.out[0].cols()}, C};
+}
+template <class B>
+PhasePoints<B> phasePoints(const KernelArgs& a) {
+  const int64_t C = a.in[0].cols(), O = a.out[0].cols(), terms = phaseTerms(upsamplePhase(0), C);
+  PhasePoints<B> points = {{}, C};
+  for (int p = 0; p < kUpsamplePhases; ++p)
+    points.phases[p] = {a.in[1].as<B>() + p * packedElements(terms, O), terms, O};
+  return points;
+}
+template <class Form, class Weights>
+void runWinograd(const KernelArgs& a, const Weights& weights, const WinogradParams& p) {
+  winograd<Form>(*a.pool, picture(a.in[0]), picture(a.out[0]), p.padTop, p.padLeft, weights,
+                 AddBias{a.in[2].as<float>()}, a.scratch);
+}
+void conv2dWinogradKernel(const KernelArgs& a) {
+  const auto& p = a.paramsAs<WinogradParams>();
+  a.in[1].dtype == DType::bf16 ? runWinograd<WinogradF4>(a, kernelPoints<uint16_t>(a), p)
+                               : runWinograd<WinogradF4>(a, kernelPoints<float>(a), p);
+}
+void conv2dWinogradReferenceKernel(const KernelArgs& a) {
+  const auto& p = a.paramsAs<WinogradParams>();
+  convReference(a.in[0], a.in[1], a.in[2], a.out[0], {3, 3, 1, p.padTop, p.padLeft}, 0);
+}
+void upsampleConv2dWinogradKernel(const KernelArgs& a) {
+  a.in[1].dtype == DType::bf16 ? runWinograd<WinogradUpsample>(a, phasePoints<uint16_t>(a), {1, 1})
+                               : runWinograd<WinogradUpsample>(a, phasePoints<float>(a), {1, 1});
+}
+
 size_t upsampleBackwardInputPlan(const KernelArgs& a) {
   return convScratch(a, a.in[0], 2, a.out[0], everyPixel(picture(a.out[0])), upsampleInputGradientPhase());
 }
@@ -293,6 +332,7 @@ void upsampleConv2dBackwardWeightReferenceKernel(const KernelArgs& a) {
 }  // namespace
 INFINITY_KERNEL(conv2d, conv2dKernel, conv2dReferenceKernel, conv2dPlan);
 INFINITY_KERNEL(conv2d_packed, conv2dPackedKernel, conv2dReferenceKernel, conv2dPlan);
+INFINITY_KERNEL(conv2d_winograd, conv2dWinogradKernel, conv2dWinogradReferenceKernel, winogradPlan<WinogradF4>);
 INFINITY_KERNEL(pack_conv2d, packConv2dKernel, packReferenceKernel, nullptr);
 INFINITY_KERNEL(conv2d_backward_input, conv2dBackwardInputKernel, conv2dBackwardInputReferenceKernel,
                 conv2dBackwardInputPlan);
@@ -300,6 +340,8 @@ INFINITY_KERNEL(conv2d_backward_weight, conv2dBackwardWeightKernel, conv2dBackwa
                 conv2dBackwardWeightPlan);
 INFINITY_KERNEL(upsample_conv2d, upsampleConv2dKernel, upsampleConv2dReferenceKernel, upsamplePlan);
 INFINITY_KERNEL(upsample_conv2d_packed, upsampleConv2dPackedKernel, upsampleConv2dReferenceKernel, upsamplePlan);
+INFINITY_KERNEL(upsample_conv2d_winograd, upsampleConv2dWinogradKernel, upsampleConv2dReferenceKernel,
+                winogradPlan<WinogradUpsample>);
 INFINITY_KERNEL(pack_upsample_conv2d, packUpsampleConv2dKernel, packReferenceKernel, nullptr);
 INFINITY_KERNEL(upsample_conv2d_backward_input, upsampleConv2dBackwardInputKernel,
                 upsampleConv2dBackwardInputReferenceKernel, upsampleBackwardInputPlan);
