@@ -28,8 +28,10 @@ export interface WeightSource {
 /** Names and shapes of a foreign state: what a network is compared with. */
 export type StateShapes = Pick<WeightSource, 'name' | 'shapes' | 'others'>;
 
-/** Uploads that may wait in the queue while weights are read: the copies would otherwise add up to a second network. */
+/** Uploads that may wait in the queue, and memory that may be kept for reuse, while weights are read: both would add up. */
 const STAGED_BYTES = 1 << 26;
+/** The same as a share of the network: each pause costs time. */
+const STAGED_SHARE = 0.015;
 
 /** How a network takes its weights. */
 export interface LoadOptions {
@@ -224,11 +226,14 @@ export class Module {
 
   /**
    * Reads weights one by one; with `freeze` each module is packed before the next is read, so that the memory in use never
-   * exceeds that of the network by more than its largest tensor and `STAGED_BYTES`.
+   * exceeds that of the network by more than a few copies of its largest tensor and the uploads between two pauses.
    * @throws InfinityError CHECKPOINT_CONFIG_MISMATCH before anything is changed; the signal's reason
    */
   async loadFrom(source: WeightSource, { freeze, signal }: LoadOptions = {}): Promise<this> {
     const sources = this.matchState(source);
+    let bytes = 0;
+    for (const [, { tensor }] of this.entries('')) bytes += tensor.bytes;
+    const limit = Math.max(STAGED_BYTES, STAGED_SHARE * bytes);
     let staged = 0;
     for (const [prefix, module] of this.tree('')) {
       for (const [own, slot] of module.slots) {
@@ -236,8 +241,9 @@ export class Module {
         const name = prefix + own;
         this.fill(name, slot, await source.read(sources.get(name)!));
         staged += slot.tensor.bytes;
-        if (staged < STAGED_BYTES) continue;
+        if (staged < limit) continue;
         await this.device.sync();
+        this.device.trim();
         staged = 0;
       }
       if (freeze) module.freezeOwn(freeze);
