@@ -10,6 +10,8 @@ const SAFE_REGEX = /^(\\?.|\[[^\]\\]+\])(\{\d+(,\d*)?\}|[+*?])?$/u;
 /** Steps that each lengthen a text a little could together make a sentence fill the memory. */
 const MAX_CONTENT = 16;
 const MAX_GROWTH = 64;
+/** T5 has three. */
+const MAX_STEPS = 256;
 
 function replacer(json: Extract<NormalizerJson, { type: 'Replace' }>): Normalizer {
   const { content } = json;
@@ -46,6 +48,7 @@ function stepsOf(json: NormalizerJson | null): Normalizer[] {
 export function buildNormalizer(json: NormalizerJson | null): Normalizer {
   if (json === null || json === undefined) return (text) => text;
   const steps = stepsOf(json);
+  expectTokenizer(steps.length <= MAX_STEPS, `at most ${MAX_STEPS} normalizers`, steps.length);
   return (text) => {
     const longest = MAX_GROWTH * (text.length + 1);
     return steps.reduce((before, step) => {

@@ -7,6 +7,9 @@ export interface Word {
   readonly first: boolean;
 }
 
+/** Of one sequence; T5 has two. */
+const MAX_STEPS = 256;
+
 export type PreTokenizer = (words: readonly Word[]) => Word[];
 
 function splitWhitespace({ text, first }: Word): Word[] {
@@ -40,6 +43,11 @@ function build(json: PreTokenizerJson): PreTokenizer {
   switch (json?.type) {
     case 'Sequence': {
       expectTokenizer(Array.isArray(json.pretokenizers), 'a list of pretokenizers', json.pretokenizers);
+      expectTokenizer(
+        json.pretokenizers.length <= MAX_STEPS,
+        `at most ${MAX_STEPS} pretokenizers`,
+        json.pretokenizers.length,
+      );
       const steps = json.pretokenizers.map(build);
       return (words) => steps.reduce((w, step) => step(w), [...words]);
     }

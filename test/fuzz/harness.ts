@@ -54,9 +54,10 @@ async function measure(target: FuzzTarget, file: Uint8Array): Promise<Outcome> {
   const before = memoryInUse();
   const begin = process.cpuUsage();
   let accepted = true;
+  let check: (() => void) | undefined;
   try {
     const pending = target.read(own);
-    if (pending) await pending;
+    check = (pending instanceof Promise ? await pending : pending) ?? undefined;
   } catch (error) {
     accepted = false;
     if (!(error instanceof InfinityError) || error.code === 'INTERNAL' || error.message === '')
@@ -64,7 +65,13 @@ async function measure(target: FuzzTarget, file: Uint8Array): Promise<Outcome> {
   }
   const { user, system } = process.cpuUsage(begin);
   const milliseconds = (user + system) / 1000;
-  return { accepted, milliseconds, memory: memoryInUse() - before, bytes: file.byteLength };
+  const memory = memoryInUse() - before;
+  try {
+    check?.();
+  } catch (error) {
+    throw new FuzzFailure(`gave a wrong answer: ${error instanceof Error ? error.stack : String(error)}`);
+  }
+  return { accepted, milliseconds, memory, bytes: file.byteLength };
 }
 
 function excessOf({ milliseconds, memory, bytes }: Outcome, limits: Limits): string | undefined {

@@ -40,9 +40,9 @@ export const safetensors: FuzzTarget = {
     const tensors = parseSafetensors(file);
     for (const { dtype, shape, data } of tensors.values())
       assert.equal(data.byteLength, elementCount(shape) * DTYPE_BYTES[dtype]);
-    assert.deepEqual(parseSafetensors(serializeSafetensors(tensors)).size, tensors.size);
     const data = [...tensors.values()].reduce((sum, { data }) => sum + data.byteLength, 0);
     assert.ok(data < file.byteLength);
+    return () => assert.deepEqual(parseSafetensors(serializeSafetensors(tensors)).size, tensors.size);
   },
   mutate(random, file) {
     const [header, data] = split(file);
