@@ -2,6 +2,7 @@
 import { Device } from '../lib/device.js';
 import type { Memory } from '../lib/nn/attention.js';
 import { placed } from '../lib/nn/module.js';
+import { countFlops } from '../lib/ops/flops.js';
 import { type Gradients, Tape } from '../lib/tape.js';
 import { scope, Tensor } from '../lib/tensor.js';
 import { type ScaleSchedule, scaleOffsets, scaleTokens, tokenCount } from '../lib/tokenizer/schedule.js';
@@ -9,7 +10,6 @@ import { AdamW } from '../lib/training/index.js';
 import { InfinityTransformer } from '../lib/transformer/infinity.js';
 import { KvCache } from '../lib/transformer/kv_cache.js';
 import { embeddedShapes } from './embedded.js';
-import { countFlops } from './flops.js';
 import {
   type BenchmarkOptions,
   elapsed,

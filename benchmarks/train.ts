@@ -1,11 +1,11 @@
 /** A step of each training of the embedded model: pictures a second, and how much of the processor its products use. */
 import { Device } from '../lib/device.js';
 import { Checkpoint } from '../lib/io/checkpoint.js';
+import { countFlops } from '../lib/ops/flops.js';
 import type { RunConfig } from '../lib/training/config.js';
 import { TokenizerTrainer, TransformerTrainer } from '../lib/training/index.js';
 import type { Trainee } from '../lib/training/run.js';
 import { embeddedModel, trainingBatch, trainingConfigs } from './embedded.js';
-import { countFlops } from './flops.js';
 import { type BenchmarkOptions, elapsed, milliseconds, type Row, round, summarize } from './harness.js';
 import { measurePeak } from './peak.js';
 

@@ -1,9 +1,9 @@
 /** What every command that draws shares: its options, the files it writes, what it tells. */
 import { extname } from 'node:path';
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { InfinityError } from '../errors.js';
 import { formatOfPath, STDOUT } from '../io/index.js';
-import { type GenerateOptions, type GenerateResult, InfinityPipeline } from '../pipeline/index.js';
+import { type GenerateOptions, type GenerateResult, InfinityPipeline, type LoadOptions } from '../pipeline/index.js';
 import { given, interruptSignal, numberOption, ProgressBar, perScaleOption, print } from './context.js';
 import { addModelOptions, type ModelFlags, modelSource } from './model_options.js';
 
@@ -19,6 +19,9 @@ export interface DrawFlags extends ModelFlags {
   topK?: number;
   topP?: number;
   threads?: number;
+  dtype?: 'f32' | 'bf16';
+  offload?: boolean;
+  tile?: boolean;
   json?: boolean;
 }
 
@@ -38,6 +41,11 @@ export function requestOf(flags: DrawFlags): GenerateOptions {
   const { seed, count, nearest, guidance, tau, topK, topP, negative: negativePrompt } = flags;
   const size = flags.size === undefined ? undefined : parseSize(flags.size);
   return given({ seed, count, size, nearest, negativePrompt, guidance, tau, topK, topP });
+}
+
+/** How the model is loaded, where the flags say so. */
+export function loadingOf({ threads, dtype, offload, tile }: DrawFlags): LoadOptions {
+  return given({ threads, dtype, offload, tile });
 }
 
 /** out.png -> out-1.png, out-2.png, where there is more than one picture. */
@@ -70,7 +78,7 @@ export async function drawToFiles(
   const paths = outputPaths(flags.out, pictures);
   const request = requestOf(flags);
   const source = await modelSource(flags);
-  await using pipe = await InfinityPipeline.fromPretrained(source, { signal, threads: flags.threads });
+  await using pipe = await InfinityPipeline.fromPretrained(source, { signal, ...loadingOf(flags) });
   const bar = await ProgressBar.start('drawing', 1);
   try {
     const onScale: GenerateOptions['onScale'] = ({ scale, of, group, groups }) =>
@@ -109,5 +117,8 @@ export function drawOptions(command: Command, defaultOutput: string): Command {
     .option('--top-k <integer>', '1 takes the likelier bit always', numberOption('--top-k'))
     .option('--top-p <number>', 'drop the rarer bit where it is no likelier than 1 - top-p', numberOption('--top-p'))
     .option('--threads <integer>', 'threads of the CPU', numberOption('--threads'))
+    .addOption(new Option('--dtype <type>', 'how weights are kept (default: f32)').choices(['f32', 'bf16']))
+    .option('--offload', 'keep one network in memory at a time')
+    .option('--tile', 'decode in bands of rows, with less memory (default: where memory is short)')
     .option('--json', 'one JSON line on stdout');
 }

@@ -11,8 +11,9 @@ export {
   type WeightsDescription,
 } from './describe_checkpoint.js';
 export type { EditOptions, VaryOptions } from './edit.js';
+export type { Estimate, EstimateOptions, StageEstimate } from './estimate.js';
 export type { PipelineInfo } from './info.js';
-export type { LoadProgress } from './load.js';
+export type { LoadProgress, Tiling } from './load.js';
 export type { LoadOptions } from './load_options.js';
 export type { Place } from './mask.js';
 export type { ConfigOverrides, PretrainedParts } from './official_parts.js';

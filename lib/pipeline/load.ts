@@ -78,8 +78,7 @@ async function fill(
   }
 }
 
-/** The networks of a model, without memory. */
-export function build(needed: NeededParts, sizes: readonly SizeChoice[]): Networks {
+function build(needed: NeededParts, sizes: readonly SizeChoice[]): Networks {
   const { vae, generator } = needed;
   return {
     sizes,
@@ -102,7 +101,7 @@ async function check(module: Module, part: Part<unknown>): Promise<void> {
   }
 }
 
-/** The networks of a model by name. */
+/** In the order of their work; the visual tokenizer is last. */
 export function networksOf({ autoencoder, generator }: Networks): [NetworkName, Module][] {
   if (!generator) return [['vae', autoencoder]];
   return [
@@ -119,10 +118,7 @@ export function networksOf({ autoencoder, generator }: Networks): [NetworkName, 
  */
 export async function loadModel(parts: ModelParts, options: LoadModelOptions): Promise<Model> {
   const { device, signal, onProgress } = options;
-  const needed = neededParts(parts);
-  checkTogether(needed);
-  const sizes = sizesOf(needed, parts.vaeSchedule);
-  const model = placed({ device }, () => build(needed, sizes));
+  const model = emptyModel(parts, device);
   // The visual tokenizer comes last: its digest is the one that stays.
   const networks = networksOf(model);
   const offloaded = Object.fromEntries(
@@ -153,6 +149,13 @@ export async function loadModel(parts: ModelParts, options: LoadModelOptions): P
     disposeModel(model);
     throw error;
   }
+}
+
+/** The networks of a model before they have memory. @throws InfinityError MODEL_NOT_FOUND, CHECKPOINT_CONFIG_MISMATCH */
+export function emptyModel(parts: ModelParts, device: Device): Networks {
+  const needed = neededParts(parts);
+  checkTogether(needed);
+  return placed({ device }, () => build(needed, sizesOf(needed, parts.vaeSchedule)));
 }
 
 export function disposeModel(model: Networks): void {

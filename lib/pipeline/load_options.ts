@@ -1,7 +1,7 @@
 /** What is loaded and how: the options of `fromPretrained`, and the model that they name. */
 import { join } from 'node:path';
 import { describe, InfinityError, invalidArgument } from '../errors.js';
-import { Checkpoint } from '../io/checkpoint.js';
+import { Checkpoint, type OpenOptions } from '../io/checkpoint.js';
 import { resolveModelSource } from '../io/hub/index.js';
 import { packageRoot } from '../native.js';
 import type { LoadProgress, Tiling } from './load.js';
@@ -38,10 +38,13 @@ export function embeddedModel(): string {
 }
 
 /** @throws InfinityError MODEL_NOT_FOUND, CHECKPOINT_INVALID, CHECKPOINT_CONFIG_MISMATCH, UNSAFE_PICKLE */
-export async function openModel(source: string | PretrainedParts | undefined): Promise<ModelParts> {
+export async function openModel(
+  source: string | PretrainedParts | undefined,
+  opening: OpenOptions = {},
+): Promise<ModelParts> {
   if (typeof source === 'object') return officialParts(source);
-  if (source !== undefined) return checkpointParts(await Checkpoint.open(await resolveModelSource(source)));
-  const checkpoint = await Checkpoint.open(embeddedModel()).catch((cause) => {
+  if (source !== undefined) return checkpointParts(await Checkpoint.open(await resolveModelSource(source), opening));
+  const checkpoint = await Checkpoint.open(embeddedModel(), opening).catch((cause) => {
     if (!(cause instanceof InfinityError) || cause.code !== 'MODEL_NOT_FOUND') throw cause;
     throw new InfinityError('MODEL_NOT_FOUND', 'This copy of the package has no embedded model.', {
       value: embeddedModel(),

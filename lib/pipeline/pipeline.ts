@@ -16,6 +16,7 @@ import {
   VARY_OPTIONS,
   type VaryOptions,
 } from './edit.js';
+import { type Estimate, type EstimateOptions, estimate } from './estimate.js';
 import { type PipelineInfo, pipelineInfo } from './info.js';
 import { Jobs } from './jobs.js';
 import { disposeModel, loadModel, type Model } from './load.js';
@@ -113,6 +114,16 @@ export class InfinityPipeline {
       if (threads !== undefined) device.close();
       throw error;
     }
+  }
+
+  /**
+   * What loading a model and drawing with it would take: bytes of weights, keys and values and activations, and multiply-adds, stage
+   * by stage. Reads configurations and headers, no weights.
+   *
+   * @throws InfinityError as `fromPretrained` and `generate` do, except for memory
+   */
+  static estimate(source?: string | PretrainedParts, options: EstimateOptions = {}): Promise<Estimate> {
+    return estimate(source, options);
   }
 
   /** The request that draws a picture of this package again, bit for bit. @throws InfinityError IMAGE_INVALID */

@@ -1,10 +1,10 @@
 /** What the benchmarks call a FLOP: counted from commands, compared with the arithmetic of the textbook. */
 import assert from 'node:assert/strict';
-import { countFlops } from '../../benchmarks/flops.js';
 import { filled, summarize } from '../../benchmarks/harness.js';
 import { Device } from '../../lib/device.js';
 import { type ConvOptions, conv2d, packConv, packUpsampleConv, upsampleConv2d } from '../../lib/ops/conv.js';
 import { add } from '../../lib/ops/elementwise.js';
+import { countFlops } from '../../lib/ops/flops.js';
 import { linear, packLinear } from '../../lib/ops/linear.js';
 import { Tape } from '../../lib/tape.js';
 import { scope, type Tensor } from '../../lib/tensor.js';

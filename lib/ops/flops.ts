@@ -1,7 +1,7 @@
 /** Counts the arithmetic of whatever is submitted to a device, from the commands themselves. */
-import type { Device } from '../lib/device.js';
-import { Op, type OpDefinition } from '../lib/ops/generated.js';
-import { type Shape, sizeOf } from '../lib/tensor.js';
+import type { Device } from '../device.js';
+import { type Shape, sizeOf } from '../tensor.js';
+import { Op, type OpDefinition } from './generated.js';
 
 /** Words before the operands: op, token, inputs, outputs, params. */
 const HEADER = 5;
@@ -75,20 +75,31 @@ function flopsOf(words: Uint32Array): number {
 }
 
 /**
- * Floating-point operations of the matrix products and convolutions that `work` submits to the device. Attention, norms and
- * everything pointwise count as nothing, so that a fraction of peak made of this number is a lower bound.
+ * Tells `count` of the floating-point operations of every matrix product and convolution that is submitted to the device, until the
+ * returned function is called. Attention, norms and everything pointwise count as nothing, so that a fraction of peak made of this
+ * number is a lower bound.
  */
-export async function countFlops(device: Device, work: () => unknown): Promise<number> {
+export function observeFlops(device: Device, count: (flops: number) => void): () => void {
   const submit = device.submit.bind(device);
-  let total = 0;
   device.submit = () => {
-    total += flopsOf(device.words);
+    count(flopsOf(device.words));
     submit();
   };
+  return () => {
+    Reflect.deleteProperty(device, 'submit');
+  };
+}
+
+/** The sum of what `observeFlops` tells of `work`. */
+export async function countFlops(device: Device, work: () => unknown): Promise<number> {
+  let total = 0;
+  const stop = observeFlops(device, (flops) => {
+    total += flops;
+  });
   try {
     await work();
     return total;
   } finally {
-    Reflect.deleteProperty(device, 'submit');
+    stop();
   }
 }
