@@ -6,9 +6,9 @@ import { Autoencoder } from '../../lib/tokenizer/autoencoder.js';
 import { bandsOf } from '../../lib/tokenizer/bands.js';
 import { randomArray } from '../support/numeric.js';
 
-/** Every kind of layer: widths that change and that stay, all levels upsampled, groups of several channels. */
+/** Every kind of layer and of kernel: widths that change and that stay, all levels upsampled, groups of several channels. */
 const config = {
-  ...{ codebook_dim: 6, base_ch: 16, encoder_ch_mult: [1, 2, 2], decoder_ch_mult: [1, 2, 2], num_res_blocks: 1 },
+  ...{ codebook_dim: 6, base_ch: 32, encoder_ch_mult: [1, 2, 2], decoder_ch_mult: [1, 2, 2], num_res_blocks: 1 },
   ...{ patch_size: 4, norm_groups: 4 },
 };
 
