@@ -4,11 +4,12 @@ import { join } from 'node:path';
 import { Device } from '../../lib/device.js';
 import { Checkpoint } from '../../lib/io/checkpoint.js';
 import { readSafetensors } from '../../lib/io/safetensors.js';
-import { toFloat32 } from '../../lib/io/tensor_data.js';
+import { fromFloat32, toFloat32 } from '../../lib/io/tensor_data.js';
 import { type ConvertOptions, type ConvertProgress, convertCheckpoint } from '../../lib/pipeline/convert.js';
 import type { PretrainedParts } from '../../lib/pipeline/official_parts.js';
 import { InfinityPipeline } from '../../lib/pipeline/pipeline.js';
 import { parseInfinityConfig } from '../../lib/transformer/config.js';
+import { requireGolden } from '../support/goldens.js';
 import { type OfficialFiles, officialFiles, TRANSFORMER, VAE } from '../support/official_files.js';
 
 describe('conversion', function () {
@@ -82,6 +83,35 @@ describe('conversion', function () {
     ];
     for (const [name, td] of averaged)
       assert.deepEqual(td.data, source.get(`trainer.gpt_ema_fsdp.${name}`)!.data, name);
+  });
+
+  it('reads the official containers: views, mixed types, training checkpoints, shards', async function () {
+    const golden = 'transformer/g_checkpoints';
+    const stored = await readSafetensors(requireGolden(this, `${golden}/expected.safetensors`));
+    for (const name of ['tiny_reg.pth', 'ar-ckpt-giter000K-ep0-iter3-last.pth', 'sharded_bin']) {
+      await convertCheckpoint({ transformer: requireGolden(this, `${golden}/${name}`) }, out('official'), {
+        dtype: 'f32',
+      });
+      const written = await readSafetensors(out('official/transformer/model.safetensors'));
+      const weights = [...stored].filter(([tensor]) => tensor.startsWith('weight.'));
+      assert.equal(written.size, weights.length);
+      for (const [tensor, td] of weights) {
+        const bf16 = name === 'sharded_bin' && tensor.startsWith('weight.block_chunks.');
+        const want = bf16 ? fromFloat32(toFloat32(td), td.shape, 'BF16') : td;
+        assert.deepEqual(toFloat32(written.get(tensor.slice(7))!), toFloat32(want), `${name} ${tensor}`);
+      }
+    }
+    for (const name of ['tiny_vae', 'tiny_vae_tricky', 'tiny_vae_altnames']) {
+      await convertCheckpoint({ vae: requireGolden(this, `tokenizer/pth/${name}.pth`) }, out('tokenizer'), {
+        dtype: 'f32',
+      });
+      const written = await readSafetensors(out('tokenizer/vae/model.safetensors'));
+      const expected = name === 'tiny_vae_tricky' ? name : 'tiny_vae';
+      const want = await readSafetensors(requireGolden(this, `tokenizer/pth/${expected}.expected.safetensors`));
+      for (const [tensor, td] of written)
+        assert.deepEqual(toFloat32(td), toFloat32(want.get(tensor)!), `${name} ${tensor}`);
+      assert.equal([...want.keys()].filter((tensor) => /^(en|de)coder/.test(tensor)).length, written.size);
+    }
   });
 
   it('leaves nothing behind when it is aborted or refused', async () => {

@@ -1,8 +1,15 @@
 import assert from 'node:assert/strict';
+import fc from 'fast-check';
 import { InfinityError } from '../../lib/errors.js';
 import { type GenerateOptions, planOf, previewScales, samplingDefaults } from '../../lib/pipeline/options.js';
-import { checkpointSizes, tokenizerSizes } from '../../lib/pipeline/sizes.js';
-import { parseGrids } from '../../lib/tokenizer/schedule.js';
+import { checkpointSizes, nearestSize, tokenizerSizes } from '../../lib/pipeline/sizes.js';
+import {
+  nearestTemplate,
+  PIXEL_BUDGETS,
+  parseGrids,
+  pixelSize,
+  templateSchedule,
+} from '../../lib/tokenizer/schedule.js';
 
 const sizes = checkpointSizes(['1 2 4', '1 2x3 4x6'].map(parseGrids), 16);
 const defaults = samplingDefaults({ guidance: 4, tau: 0.5, top_k: 2, top_p: 0.9 }, sizes);
@@ -128,6 +135,23 @@ describe('sizes of a checkpoint', () => {
     assert.deepEqual(official[0]!.size, [1024, 1024]);
     const nearest = planOf('a', { aspect: 3 / 4, pixels: 512 * 512 }, official, samplingDefaults({}, official));
     assert.deepEqual(nearest.choice.size, [576, 432]);
+  });
+
+  it('are chosen by the official rule: the nearest template, the first of equals, then the number of pixels', () => {
+    const official = checkpointSizes(undefined, 16);
+    fc.assert(
+      fc.property(fc.integer({ min: 16, max: 4096 }), fc.integer({ min: 16, max: 4096 }), (height, width) => {
+        const { template, size } = nearestSize(official, [height, width]);
+        assert.equal(template, nearestTemplate(height, width));
+        const distance = ([h, w]: readonly [number, number]) => Math.abs(Math.log((h * w) / (height * width)));
+        for (const budget of PIXEL_BUDGETS)
+          assert.ok(distance(size) <= distance(pixelSize(templateSchedule(template!, budget))) + 1e-12);
+      }),
+      { seed: 1, numRuns: 300 },
+    );
+    // Halfway between 1.25 and 1 by difference; by ratio it would be nearer to 1.25.
+    assert.equal(nearestSize(official, [1120, 1000]).template, 1);
+    assert.equal(nearestSize(official, [1125, 1000]).template, 1);
   });
 
   it('are refused when grids make no schedule, or settings cannot be used', () => {
