@@ -43,8 +43,8 @@ export function findStates(names: Iterable<string>): FoundState[] {
 }
 
 /**
- * The state dict of a network: the averaged one where `ema` is asked for, otherwise the trained one; the least deep of several.
- * The result may be averaged without being asked for, where there is nothing else.
+ * The state dict of a network: the averaged one where `ema` asks for it, otherwise the trained one; the least deep of several. Where
+ * there is only the other one it is taken, except that `true` insists on averaged weights.
  *
  * @param file for the message
  * @throws InfinityError CHECKPOINT_INVALID when the file does not hold it
@@ -52,17 +52,17 @@ export function findStates(names: Iterable<string>): FoundState[] {
 export function chooseState(
   states: readonly FoundState[],
   network: NetworkName,
-  ema: boolean,
+  ema: boolean | 'preferred',
   file: string,
 ): FoundState {
   const own = states.filter((state) => state.network === network);
   const byDepth = [...own].sort((a, b) => a.prefix.length - b.prefix.length);
-  const chosen = byDepth.find((state) => state.ema === ema) ?? (ema ? undefined : byDepth[0]);
+  const chosen = byDepth.find((state) => state.ema === Boolean(ema)) ?? (ema === true ? undefined : byDepth[0]);
   if (chosen) return chosen;
   const holds = states.map((state) => `${state.network}${state.prefix && ` at ${state.prefix.slice(0, -1)}`}`);
   throw new InfinityError(
     'CHECKPOINT_INVALID',
-    `Expected ${ema ? 'averaged ' : ''}weights of the ${network} in ${file} but found ${holds.join(', ') || 'no network of this family'}.`,
+    `Expected ${ema === true ? 'averaged ' : ''}weights of the ${network} in ${file} but found ${holds.join(', ') || 'no network of this family'}.`,
     { value: file, fields: { network, ema }, cure: own.length > 0 ? 'Leave ema out.' : 'Check which file is which.' },
   );
 }

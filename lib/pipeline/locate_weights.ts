@@ -84,10 +84,14 @@ export async function locateState(
 /**
  * The weights of a network at a path.
  *
- * @param ema take the averaged ones
+ * @param ema take the averaged ones, or 'preferred' where there are any
  * @throws InfinityError MODEL_NOT_FOUND, CHECKPOINT_INVALID, UNSAFE_PICKLE
  */
-export async function locateWeights(path: string, network: NetworkName, ema: boolean): Promise<LocatedWeights> {
+export async function locateWeights(
+  path: string,
+  network: NetworkName,
+  ema: boolean | 'preferred',
+): Promise<LocatedWeights> {
   if (await isCheckpoint(path)) return locateComponent(path, network);
   const file = await weightFile(path);
   const source = await openTensors(file);

@@ -40,7 +40,7 @@ export interface PretrainedParts {
   readonly textEncoder?: string | undefined;
   /** A tokenizer.json or spiece.model that does not stand beside the text encoder. */
   readonly textTokenizer?: string | undefined;
-  /** Take the averaged weights of files that hold them too. Default false. */
+  /** Take the averaged weights, of the visual tokenizer where its file has any. Default false. */
   readonly ema?: boolean | undefined;
   /** Settings of generation; by default those of the released model that the tensors look like. */
   readonly preset?: PresetName | undefined;
@@ -69,7 +69,8 @@ function checkParts(parts: PretrainedParts): void {
 }
 
 async function textTokenizer(path: string): Promise<TextTokenizer> {
-  if (await isCheckpoint(path)) return TextTokenizer.fromFile((await Checkpoint.open(path)).tokenizerPath);
+  if (await isCheckpoint(path))
+    return TextTokenizer.fromFile((await Checkpoint.open(path, { sizesOnly: true })).tokenizerPath);
   const folder = (await stat(path).catch(() => undefined))?.isDirectory();
   const candidates = folder ? ['tokenizer.json', 'spiece.model'].map((name) => join(path, name)) : [path];
   for (const file of candidates) {
@@ -120,7 +121,9 @@ export async function officialParts(given: PretrainedParts): Promise<ModelParts>
   const vaePath =
     parts.vae ?? (parts.transformer && (await bringsTokenizer(parts.transformer)) ? parts.transformer : undefined);
   const vae =
-    vaePath === undefined ? undefined : await locateWeights(vaePath, 'vae', ema && vaePath !== parts.transformer);
+    vaePath === undefined
+      ? undefined
+      : await locateWeights(vaePath, 'vae', ema && parts.transformer ? 'preferred' : ema);
   const vaeConfig = vae && inferAutoencoderConfig(vae.shapes, { ...vae.said, ...config.vae });
   const transformer =
     parts.transformer === undefined ? undefined : await locateWeights(parts.transformer, 'transformer', ema);

@@ -37,6 +37,8 @@ describe('state dicts in a file', () => {
     assert.equal(chooseState(both, 'vae', false, 'f').prefix, 'vae.');
     assert.equal(chooseState(both, 'vae', true, 'f').prefix, 'ema.');
     assert.equal(chooseState(findStates([`ema.${V}`]), 'vae', false, 'f').prefix, 'ema.');
+    assert.equal(chooseState(both, 'vae', 'preferred', 'f').prefix, 'ema.');
+    assert.equal(chooseState(findStates([V]), 'vae', 'preferred', 'f').prefix, '');
     assert.throws(() => chooseState(findStates([V]), 'vae', true, 'f.pth'), { message: /averaged .* f\.pth/ });
     assert.throws(() => chooseState([], 'vae', false, 'f.pth'), { message: /no network of this family/ });
   });

@@ -70,7 +70,7 @@ describe('official parts', function () {
       textEncoder: files.textEncoder,
     });
     assert.deepEqual(other.data, data);
-    const averaged = await draw({ transformer: files.training, textEncoder: files.textEncoder, ema: true });
+    const averaged = await draw({ ...whole(), transformer: files.training, ema: true });
     assert.notDeepEqual(averaged.data, data);
     const bf16 = await draw(whole());
     assert.notDeepEqual(bf16.metadata.model, other.metadata.model);
