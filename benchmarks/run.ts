@@ -5,6 +5,7 @@ import { enqueue } from './enqueue.js';
 import { generate } from './generate.js';
 import { type BenchmarkOptions, machine, type Row, table } from './harness.js';
 import { kernels } from './kernels.js';
+import { large } from './large.js';
 import { pool } from './pool.js';
 import { train } from './train.js';
 
@@ -15,6 +16,7 @@ const LEVELS: Readonly<Record<string, (options: BenchmarkOptions) => AsyncIterab
   pool,
   block,
   generate,
+  large,
   train,
 };
 
