@@ -26,8 +26,8 @@ export async function trainingConfigs(): Promise<{
 }> {
   const read = (name: string) => readConfigFile(join(MODEL, 'train', name));
   return {
-    tokenizer: (await read('tokenizer-2.json')) as TokenizerTrainingConfig,
-    transformer: (await read('transformer.json')) as TransformerTrainingConfig,
+    tokenizer: (await read('tokenizer-3.json')) as TokenizerTrainingConfig,
+    transformer: (await read('transformer-4.json')) as TransformerTrainingConfig,
   };
 }
 
