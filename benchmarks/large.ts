@@ -88,6 +88,7 @@ async function* measure(freeze: WeightFormat, { filter = '', rounds = 3 }: Bench
     sum.dispose();
   };
   await draw(true);
+  device.resetPeak();
   for (let i = 0; i < rounds; i++) await draw(false);
   const peak = await measurePeak(device);
   const counted = new Map(Object.entries({ ...flops, 'transformer and decoder': flops.transformer + flops.decoder }));

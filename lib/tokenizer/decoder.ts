@@ -1,5 +1,6 @@
 /** Sum of codes to picture. Source: Infinity, infinity/models/bsq_vae/flux_vqgan.py, Decoder. */
 import { Module, type Tap } from '../nn/module.js';
+import { recorder } from '../ops/record.js';
 import { scope, type Tensor } from '../tensor.js';
 import { BAND_BYTES, pictureLike } from './bands.js';
 import { Conv, convOfNormInBands, Normalize, ResnetBlock, Upsample } from './blocks.js';
@@ -61,10 +62,17 @@ export class Decoder extends Module {
     };
     return scope(() => {
       let h_BHWC = step('conv_in', () => this.convIn.forward(codes_BHWD));
-      for (const [j, block] of this.mid.entries()) h_BHWC = step(`mid.block_${j + 1}`, () => block.forward(h_BHWC));
+      // At a megapixel, what waits for the end of the scope is gigabytes. A tape or an observer may hold it, though.
+      const early = !tap && !recorder();
+      const advance = (name: string, layer: { forward(x: Tensor): Tensor }): void => {
+        const before = h_BHWC;
+        h_BHWC = step(name, () => layer.forward(before));
+        if (early) before.dispose();
+      };
+      for (const [j, block] of this.mid.entries()) advance(`mid.block_${j + 1}`, block);
       for (const { index, blocks, upsample } of this.up) {
-        for (const [j, block] of blocks.entries()) h_BHWC = step(`up.${index}.block.${j}`, () => block.forward(h_BHWC));
-        if (upsample) h_BHWC = step(`up.${index}.upsample`, () => upsample.forward(h_BHWC));
+        for (const [j, block] of blocks.entries()) advance(`up.${index}.block.${j}`, block);
+        if (upsample) advance(`up.${index}.upsample`, upsample);
       }
       tap?.('norm_out', this.normOut.forward(h_BHWC));
       return step('conv_out', () => this.convOut.forward(this.normOut.swish(h_BHWC)));
