@@ -4,6 +4,9 @@ import { type AddedTokenJson, expectTokenizer } from './tokenizer_json.js';
 /** Either plain text or an added token's id. */
 export type Segment = { readonly text: string; readonly at: number } | { readonly id: number };
 
+/** Many times the largest vocabulary: an id is a row of a table. */
+const MAX_ID = 2 ** 24;
+
 const WORD = /[\p{L}\p{M}\p{N}_]/u;
 /** Unlike \s it holds U+0085 and leaves U+FEFF out, as the Hugging Face library does. */
 const WHITE_SPACE = /\p{White_Space}/u;
@@ -19,7 +22,8 @@ export class AddedTokens {
   /** @throws InfinityError CHECKPOINT_INVALID for a malformed token */
   constructor(tokens: readonly AddedTokenJson[]) {
     for (const token of tokens) {
-      expectTokenizer(Number.isInteger(token?.id) && token.id >= 0, 'an id for every added token', token?.id);
+      const isId = Number.isInteger(token?.id) && token.id >= 0 && token.id < MAX_ID;
+      expectTokenizer(isId, `an id below ${MAX_ID} for every added token`, token?.id);
       expectTokenizer(
         typeof token.content === 'string' && token.content !== '',
         'a content for every added token',

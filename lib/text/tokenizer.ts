@@ -42,7 +42,7 @@ export class TextTokenizer {
     this.normalizedTokens = new AddedTokens(added.filter(({ normalized }) => normalized));
     this.contents = new Map(added.map(({ id, content }) => [id, content]));
     this.specialIds = new Set(added.filter(({ special }) => special).map(({ id }) => id));
-    [this.prefix, this.suffix] = templateIds(json);
+    [this.prefix, this.suffix] = templateIds(json, this.vocabularySize);
   }
 
   /** Reads a `tokenizer.json`. */
@@ -73,7 +73,9 @@ export class TextTokenizer {
 
   /** Number of ids, added tokens included: rows of the embedding table. */
   get vocabularySize(): number {
-    return Math.max(this.model.size, ...[...this.contents.keys()].map((id) => id + 1));
+    let size = this.model.size;
+    for (const id of this.contents.keys()) size = Math.max(size, id + 1);
+    return size;
   }
 
   /** The piece or added token of an id, or undefined. */
@@ -133,7 +135,11 @@ function isObject(value: unknown): boolean {
 }
 
 /** Ids that the template puts before and after a single text. */
-function templateIds({ post_processor: template }: TokenizerJson): [prefix: number[], suffix: number[]] {
+function templateIds(
+  { post_processor: template }: TokenizerJson,
+  vocabularySize: number,
+): [prefix: number[], suffix: number[]] {
+  const isKnown = (id: number): boolean => Number.isInteger(id) && id >= 0 && id < vocabularySize;
   const marks: [number[], number[]] = [[], []];
   if (!template) return marks;
   expectTokenizer(template.type === 'TemplateProcessing', 'a TemplateProcessing post_processor', template.type);
@@ -145,11 +151,11 @@ function templateIds({ post_processor: template }: TokenizerJson): [prefix: numb
     else {
       const ids = template.special_tokens?.[item.SpecialToken?.id]?.ids;
       expectTokenizer(
-        Array.isArray(ids) && ids.every(Number.isInteger),
-        'ids of every special token of the template',
+        Array.isArray(ids) && ids.every(isKnown),
+        'ids of the vocabulary for every special token of the template',
         item,
       );
-      marks[side].push(...ids);
+      for (const id of ids) marks[side].push(id);
     }
   }
   return marks;

@@ -113,6 +113,11 @@ describe('text tokenizer', () => {
     const base = readGoldenJson<TokenizerJson>(this, `${FOLDER}/tokenizer_B.json`);
     const model = { ...base.model };
     const metaspace = { type: 'Metaspace', replacement: '__' };
+    const special_tokens = { x: { id: 'x', ids: [2 ** 31], tokens: ['x'] } };
+    const withTemplate = (single: unknown[]) => ({
+      ...base,
+      post_processor: { type: 'TemplateProcessing', single, special_tokens },
+    });
     const bad: [unknown, RegExp][] = [
       [null, /an object/],
       [{ ...base, model: { ...model, type: 'BPE' } }, /Unigram/],
@@ -126,6 +131,15 @@ describe('text tokenizer', () => {
       [{ ...base, pre_tokenizer: metaspace }, /replacement/],
       [{ ...base, post_processor: { type: 'RobertaProcessing' } }, /post_processor/],
       [{ ...base, added_tokens: [{ id: -1, content: 'x' }] }, /added token/],
+      [{ ...base, added_tokens: [{ id: 2 ** 53, content: 'x' }] }, /below 16777216/],
+      [{ ...base, added_tokens: [null] }, /added_tokens/],
+      [withTemplate([7]), /items in the template/],
+      [withTemplate([{ SpecialToken: { id: 'x' } }]), /ids of the vocabulary/],
+      [
+        { ...base, normalizer: { type: 'Replace', pattern: { String: 'a' }, content: 'a'.repeat(17) } },
+        /16 characters/,
+      ],
+      [{ ...base, normalizer: { type: 'Sequence', normalizers: Array(300).fill({ type: 'NFC' }) } }, /256 normalizers/],
     ];
     for (const [json, message] of bad) {
       assert.throws(
@@ -134,6 +148,12 @@ describe('text tokenizer', () => {
         String(message),
       );
     }
+    const double = { type: 'Replace', pattern: { String: 'a' }, content: 'aa' } as const;
+    const nested = Array(60)
+      .fill(double)
+      .reduce((inner, step) => ({ type: 'Sequence', normalizers: [step, inner] }), double);
+    const exploding = new TextTokenizer({ ...base, normalizer: nested });
+    assert.throws(() => exploding.encode('a'), { code: 'CHECKPOINT_INVALID', message: /multiply a text/ });
     const tokenizer = new TextTokenizer(base);
     assert.throws(() => tokenizer.encode(7 as unknown as string), { code: 'INVALID_ARGUMENT' });
     assert.throws(() => tokenizer.encode('a', { maxLength: 0 }), { code: 'INVALID_ARGUMENT' });

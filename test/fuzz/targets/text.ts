@@ -36,7 +36,8 @@ export const tokenizer: FuzzTarget = {
   read(file) {
     const read = TextTokenizer.parse(Buffer.from(file).toString('utf8'));
     const ids = use(read);
-    return () => assert.deepEqual(use(TextTokenizer.parse(JSON.stringify(read.json))), ids);
+    // As text: JSON knows no negative zero.
+    return () => assert.equal(JSON.stringify(use(TextTokenizer.parse(JSON.stringify(read.json)))), JSON.stringify(ids));
   },
   mutate: (random, file) => (random.chance(0.9) ? mutateJson(random, file) : mutateSteps(random)),
 };
@@ -92,9 +93,10 @@ const WORDS = [...'abcdefghijklmnopqrstuvwxyz', '▁red', '▁circle', '▁'].ma
 /** A model of many pieces, or of one with something odd in its fields. */
 function mutateModel(random: Random): Uint8Array {
   const count = random.chance(0.05) ? 20_000 : random.below(300);
+  const odd = random.chance(0.5) ? 0.01 : 0;
   const many = Array.from(
     { length: count },
-    (_, i) => [`p${i.toString(36)}`, -i, random.chance(0.99) ? 1 : random.below(8)] as const,
+    (_, i) => [`p${i.toString(36)}`, -i, random.chance(odd) ? random.below(8) : 1] as const,
   );
   const charsmap = Buffer.from(Array.from({ length: random.below(40) }, () => random.below(256)));
   const pieces = [...SPECIAL, ...(random.chance(0.5) ? WORDS : []), ...many];
