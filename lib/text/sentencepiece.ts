@@ -3,7 +3,7 @@
  * Field numbers: sentencepiece_model.proto of the sentencepiece project.
  */
 import { describe, InfinityError } from '../errors.js';
-import type { NormalizerJson, TokenizerJson } from './tokenizer_json.js';
+import type { AddedTokenJson, NormalizerJson, TokenizerJson } from './tokenizer_json.js';
 import { assembleTokenizer, specialToken } from './vocabulary.js';
 
 const MODEL = { piece: 1, trainer: 2, normalizer: 3 } as const;
@@ -72,26 +72,32 @@ function* fields(bytes: Uint8Array): Generator<Field> {
   }
 }
 
-function message(bytes: number | Uint8Array): Map<number, number | Uint8Array> {
-  if (typeof bytes === 'number') throw invalid('a message', bytes);
-  return new Map([...fields(bytes)].map(({ number, value }) => [number, value]));
+/** The last value of a field of a message, which is the one that counts. */
+function fieldOf(message: number | Uint8Array, wanted: number): number | Uint8Array | undefined {
+  if (typeof message === 'number') throw invalid('a message', message);
+  let found: number | Uint8Array | undefined;
+  for (const { number, value } of fields(message)) if (number === wanted) found = value;
+  return found;
 }
 
-interface Piece {
-  readonly text: string;
-  readonly score: number;
-  readonly type: number;
-}
+type Piece = readonly [text: string, score: number];
 
-function parsePiece(bytes: number | Uint8Array): Piece {
-  const piece = message(bytes);
-  const text = piece.get(PIECE.text);
-  const score = piece.get(PIECE.score) ?? 0;
-  const type = piece.get(PIECE.type) ?? PIECE_TYPE.normal;
+const utf8 = new TextDecoder();
+
+function parsePiece(message: number | Uint8Array): { readonly piece: Piece; readonly type: number } {
+  if (typeof message === 'number') throw invalid('a message', message);
+  let text: number | Uint8Array | undefined;
+  let score: number | Uint8Array = 0;
+  let type: number | Uint8Array = PIECE_TYPE.normal;
+  for (const { number, value } of fields(message)) {
+    if (number === PIECE.text) text = value;
+    else if (number === PIECE.score) score = value;
+    else if (number === PIECE.type) type = value;
+  }
   if (!(text instanceof Uint8Array) || typeof score !== 'number' || typeof type !== 'number')
     throw invalid('a piece', text);
   if (type === PIECE_TYPE.byte) throw invalid('a vocabulary without byte pieces', type);
-  return { text: new TextDecoder().decode(text), score, type };
+  return { piece: [utf8.decode(text), score], type };
 }
 
 /**
@@ -101,24 +107,31 @@ function parsePiece(bytes: number | Uint8Array): Piece {
  * @throws InfinityError CHECKPOINT_INVALID for anything that is not a unigram model of that kind
  */
 export function tokenizerFromSentencePiece(bytes: Uint8Array): TokenizerJson {
-  const pieces: Piece[] = [];
+  const vocab: Piece[] = [];
+  const special: AddedTokenJson[] = [];
+  let [unknownId, endId] = [-1, -1];
   let charsmap: Uint8Array | undefined;
   for (const { number, value } of fields(bytes)) {
-    if (number === MODEL.piece) pieces.push(parsePiece(value));
+    if (number === MODEL.piece) {
+      const { piece, type } = parsePiece(value);
+      const [text] = piece;
+      const id = vocab.push(piece) - 1;
+      if (type !== PIECE_TYPE.normal) special.push(specialToken(id, text));
+      if (type === PIECE_TYPE.unknown && unknownId < 0) unknownId = id;
+      if (type === PIECE_TYPE.control && text === '</s>' && endId < 0) endId = id;
+    }
     if (number === MODEL.trainer) {
-      const type = message(value).get(TRAINER.modelType) ?? UNIGRAM;
+      const type = fieldOf(value, TRAINER.modelType) ?? UNIGRAM;
       if (type !== UNIGRAM) throw invalid('a unigram model', type);
     }
     if (number === MODEL.normalizer) {
-      const map = message(value).get(NORMALIZER.charsmap);
+      const map = fieldOf(value, NORMALIZER.charsmap);
       if (map instanceof Uint8Array && map.length > 0) charsmap = map;
     }
   }
-  const unknownId = pieces.findIndex(({ type }) => type === PIECE_TYPE.unknown);
-  const endId = pieces.findIndex(({ text, type }) => type === PIECE_TYPE.control && text === '</s>');
-  if (unknownId < 0 || endId < 0) throw invalid('an unknown piece and an end marker', pieces.length);
+  if (unknownId < 0 || endId < 0) throw invalid('an unknown piece and an end marker', vocab.length);
   const extras = Array.from({ length: EXTRA_IDS }, (_, i) => `<extra_id_${EXTRA_IDS - 1 - i}>`);
-  const special = pieces.flatMap(({ text, type }, id) => (type === PIECE_TYPE.normal ? [] : [specialToken(id, text)]));
+  for (const text of extras) special.push(specialToken(vocab.push([text, 0]) - 1, text));
   const normalizers: NormalizerJson[] = [
     { type: 'Strip', strip_left: false, strip_right: true },
     { type: 'Replace', pattern: { Regex: ' {2,}' }, content: '▁' },
@@ -127,10 +140,10 @@ export function tokenizerFromSentencePiece(bytes: Uint8Array): TokenizerJson {
     normalizers.unshift({ type: 'Precompiled', precompiled_charsmap: Buffer.from(charsmap).toString('base64') });
   }
   return assembleTokenizer({
-    vocab: [...pieces.map(({ text, score }) => [text, score] as const), ...extras.map((text) => [text, 0] as const)],
+    vocab,
     unknownId,
     end: { id: endId, content: '</s>' },
-    addedTokens: [...special, ...extras.map((text, i) => specialToken(pieces.length + i, text))],
+    addedTokens: special,
     normalizer: { type: 'Sequence', normalizers },
     preTokenizer: { type: 'Metaspace', replacement: '▁', prepend_scheme: 'always', split: true },
   });
