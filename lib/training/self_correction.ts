@@ -13,12 +13,18 @@ import { patchifySchedule, type ScaleSchedule } from '../tokenizer/schedule.js';
 export interface SelfCorrectionConfig {
   /** Scales from the first that get noise; official 13 (all of the largest schedule), 0 switches it off. */
   readonly layers: number;
-  /** Largest share of inverted bits, in steps of 0.01; official 0.3. */
-  readonly strength: number;
+  /** Largest share of inverted bits, in steps of 0.01; official 0.3. A list gives one a scale, its last for all that follow. */
+  readonly strength: number | readonly number[];
   /** Inverted bits enter the running sum. Without it the noise changes nothing that is returned but the trace. */
   readonly requant: boolean;
   /** The transformer's tokens are 2 x 2 blocks of latent positions. */
   readonly patchify?: boolean;
+}
+
+/** Whether `strength` is a share from 0 to 1 or a list of them. */
+export function isStrength(strength: unknown): strength is SelfCorrectionConfig['strength'] {
+  const list: readonly unknown[] = Array.isArray(strength) ? strength : [strength];
+  return list.length > 0 && list.every((s) => typeof s === 'number' && s >= 0 && s <= 1);
 }
 
 /** Philox draws of a training step: a sample's flips depend on its number in the run, not on its place in the batch. */
@@ -54,7 +60,8 @@ export class BitwiseSelfCorrection {
   constructor(readonly config: SelfCorrectionConfig) {
     const { layers, strength } = config;
     if (!Number.isInteger(layers)) invalidArgument('layers', 'an integer', layers);
-    if (layers > 0 && !(strength >= 0 && strength <= 1)) invalidArgument('strength', 'a share from 0 to 1', strength);
+    if (layers > 0 && !isStrength(strength))
+      invalidArgument('strength', 'a share from 0 to 1 or a list of them', strength);
   }
 
   /**
@@ -88,14 +95,15 @@ export class BitwiseSelfCorrection {
 
   private strengths(scales: number, draws: StepDraws | RecordedDraws): number[] {
     const noisy = Math.max(0, Math.min(this.config.layers, scales));
-    // The count is cut to an integer as the official code does: 0.29 gives at most 0.28.
-    const choices = Math.floor(100 * this.config.strength + 1);
+    // The count of choices is cut to an integer as the official code does: 0.29 gives at most 0.28.
+    const given = this.config.strength;
+    const most = (k: number): number => (typeof given === 'number' ? given : given[Math.min(k, given.length - 1)]!);
     return Array.from({ length: scales }, (_, k) => {
       if (k >= noisy) return 0;
       if ('percents' in draws)
         return 0.01 * (draws.percents[k] ?? invalidArgument('percents', `${noisy} numbers`, draws.percents));
       const u = uniformDraw(draws.seed, { scale: k, image: draws.step, stream: RandomStream.flipStrength });
-      return 0.01 * Math.floor(u * choices);
+      return 0.01 * Math.floor(u * Math.floor(100 * most(k) + 1));
     });
   }
 }

@@ -34,7 +34,7 @@ import {
 import { exportWeights, loadComponent } from './export_checkpoint.js';
 import { AdamW, type StepRates } from './optimizer.js';
 import { type RunOptions, runTraining, type StepEvent, type StepNumbers, type Trainee } from './run.js';
-import { BitwiseSelfCorrection, type SelfCorrectionConfig } from './self_correction.js';
+import { BitwiseSelfCorrection, isStrength, type SelfCorrectionConfig } from './self_correction.js';
 import { picturesOf } from './tokenizer_trainer.js';
 
 /** What a config file of `train transformer` holds. */
@@ -57,7 +57,7 @@ const RULES: readonly Rule[] = [
   object('transformer'),
   object('text_encoder'),
   integer('self_correction.layers', 0),
-  number('self_correction.strength', 0, 1),
+  ['self_correction.strength', 'a share from 0 to 1 or a list of them', isStrength],
   ['self_correction.requant', 'true or false', isFlag],
   number('text_dropout', 0, 1),
   ['reweight', 'true or false', isFlag],

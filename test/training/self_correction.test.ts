@@ -135,6 +135,24 @@ for (const [isa, device] of isaDevices()) {
       features.dispose();
     });
 
+    it('takes one strength a scale, the last for all that follow', async () => {
+      const listed = [0.5, 0, 0.1];
+      const correction = new BitwiseSelfCorrection({ layers: 4, strength: listed, requant: true });
+      const features = random(device, 4, [1, 1, 1, 2]);
+      const most = [0, 0, 0, 0, 0];
+      for (let step = 0; step < 400; step++) {
+        const out = correction.apply(features, parseGrids('1 1 1 1 1'), { seed: 5, step });
+        for (const [k, s] of out.strengths.entries()) most[k] = Math.max(most[k]!, s);
+        for (const t of [out.inputs_BLD!, out.labels_BLD, out.sum_BHWd]) t.dispose();
+      }
+      assert.deepEqual(most, [0.5, 0, 0.1, 0.1, 0]);
+      features.dispose();
+      for (const strength of [[], [0.3, 1.2]])
+        assert.throws(() => new BitwiseSelfCorrection({ layers: 3, strength, requant: true }), {
+          code: 'INVALID_ARGUMENT',
+        });
+    });
+
     it('refuses features that are not the last scale', () => {
       const correction = new BitwiseSelfCorrection({ layers: -1, strength: -1, requant: true });
       const features = random(device, 1, [1, 4, 4, 2]);
