@@ -1,0 +1,60 @@
+// The only way a kernel is launched: named for profilers, checked, with its dynamic shared memory allowed.
+#pragma once
+#include <cstdio>
+
+#include "cuda/kernel.h"
+
+#if !defined(INFINITY_SIMT)
+#include <nvtx3/nvToolsExt.h>
+#endif
+
+namespace infinity::cuda {
+
+struct LaunchShape {
+  dim3 grid, block;
+  size_t shared = 0;  // dynamic shared memory, bytes
+};
+
+#if defined(INFINITY_SIMT)
+
+template <class... P, class... A>
+void launch(const KernelArgs& a, const char* name, void (*kernel)(P...), const LaunchShape& shape, A&&... args) {
+  (void)a;
+  simt::run(name, shape.grid, shape.block, shape.shared, [&] { kernel(static_cast<P>(args)...); });
+}
+
+#else
+
+inline void fail(const KernelArgs& a, const char* name, cudaError_t error) {
+  if (error == cudaSuccess || a.failure->code) return;
+  a.failure->code = error == cudaErrorMemoryAllocation ? "OUT_OF_MEMORY" : "DEVICE_UNAVAILABLE";
+  std::snprintf(a.failure->message, sizeof a.failure->message, "The kernel '%s' could not be launched: %s.", name,
+                cudaGetErrorString(error));
+}
+
+template <class... P, class... A>
+void launch(const KernelArgs& a, const char* name, void (*kernel)(P...), const LaunchShape& shape, A&&... args) {
+  constexpr size_t kAlwaysAllowed = 48 * 1024;
+  if (shape.shared > kAlwaysAllowed)
+    fail(a, name,
+         cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              static_cast<int>(shape.shared)));
+  nvtxRangePushA(name);
+  kernel<<<shape.grid, shape.block, shape.shared, a.stream>>>(static_cast<P>(args)...);
+  nvtxRangePop();
+  fail(a, name, cudaGetLastError());
+}
+
+#endif
+
+constexpr int64_t ceilDiv(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+// A one-dimensional grid over n elements, `perThread` each. Kernels stride over what a grid of this size does not
+// reach.
+inline LaunchShape overElements(const KernelArgs& a, int64_t n, int perThread = 1, int threads = 256) {
+  const int64_t wanted = ceilDiv(n, static_cast<int64_t>(threads) * perThread);
+  const int64_t most = static_cast<int64_t>(a.device->processors) * 32;
+  return {dim3(static_cast<unsigned>(wanted < most ? wanted : most)), dim3(static_cast<unsigned>(threads)), 0};
+}
+
+}  // namespace infinity::cuda
