@@ -1,6 +1,7 @@
 // The CUDA language as kernels use it: from nvcc, or from the host emulation that the tests compile against.
 #pragma once
 #if defined(INFINITY_SIMT)
+#pragma GCC diagnostic ignored "-Wunknown-pragmas"  // unroll
 #include "tests/simt.h"
 #else
 #include <cuda_bf16.h>
