@@ -103,7 +103,7 @@ function gitRevision(): string {
 /** What a figure depends on besides the code that it measures. `load` tells whether the machine was quiet at the start. */
 export function machine(): Row {
   const device = Device.create('cpu', { threads: 1 });
-  const { isa } = device.stats();
+  const { backend: isa } = device.stats();
   device.close();
   return {
     revision: gitRevision(),

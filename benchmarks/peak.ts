@@ -16,7 +16,7 @@ export interface Probe extends Job {
 
 /** Multiply-adds on every thread of the device, in four pieces a thread. */
 export function fmaProbe(device: Device): Probe {
-  const { isa, threads } = device.stats();
+  const { backend: isa, threads } = device.stats();
   const pieces = 4 * threads;
   const x = Tensor.from(new Float32Array(pieces).fill(0.5), [pieces], 'f32', device);
   return {

@@ -1,13 +1,18 @@
 /** A device: one in-order queue, its memory and its cancel tokens. */
 import { InfinityError, invalidArgument } from './errors.js';
-import { type NativeAddon, type NativeStats, native, TokenAction, toInfinityError } from './native.js';
+import { cudaLibrary, type NativeAddon, type NativeStats, native, TokenAction, toInfinityError } from './native.js';
+
+/** The processor, or an NVIDIA card. */
+export type DeviceKind = 'cpu' | 'cuda';
 
 export interface DeviceOptions {
+  /** Number of the card, for 'cuda'; default 0. */
+  readonly card?: number;
   /** Threads of the CPU pool; by default NODE_INFINITY_THREADS, else the processors of this process. */
   readonly threads?: number;
   /** Instruction set: generic, avx2, avx512 or neon; by default NODE_INFINITY_CPU_ISA, else the best. */
   readonly isa?: string;
-  /** Bytes of tensor memory; by default NODE_INFINITY_MEMORY_LIMIT, else 80 % of what the container allows. */
+  /** Bytes of tensor memory; by default NODE_INFINITY_MEMORY_LIMIT, else 80 % of what the container allows, 95 % of a card. */
   readonly memoryLimit?: number;
   /**
    * Commands are checked, planned and counted, but nothing is computed and no memory is taken: `stats` then tells what the same work
@@ -45,8 +50,7 @@ export class CancelToken {
  * Runs commands in the order of their submission, on threads of its own. Submitting never waits; `read` of a tensor and `sync` do.
  */
 export class Device {
-  readonly kind = 'cpu';
-  /** @internal The command being written; see native/cpu/device.cc for the layout. */
+  /** @internal The command being written; see native/core/device.cc for the layout. */
   readonly words = new Uint32Array(SUBMIT_WORDS);
   /** @internal */
   readonly floats = new Float32Array(this.words.buffer);
@@ -57,10 +61,14 @@ export class Device {
   private open = true;
   private currentToken = 0;
 
-  private constructor(options: DeviceOptions) {
+  private constructor(
+    readonly kind: DeviceKind,
+    options: DeviceOptions,
+  ) {
     this.addon = native();
+    const library = kind === 'cuda' ? cudaLibrary() : undefined;
     try {
-      this.id = this.addon.open(this.words, { ...options });
+      this.id = this.addon.open(this.words, { kind, library, ...options });
     } catch (error) {
       throw toInfinityError(error);
     }
@@ -70,31 +78,31 @@ export class Device {
    * Opens a device of its own. Most callers share `Device.default()`.
    * @throws InfinityError DEVICE_UNAVAILABLE, INVALID_ARGUMENT
    */
-  static create(kind: 'cpu' = 'cpu', options: DeviceOptions = {}): Device {
-    if (kind !== 'cpu') {
-      throw new InfinityError(
-        'DEVICE_UNAVAILABLE',
-        `Expected 'cpu' for the device but received ${JSON.stringify(kind)}.`,
-        {
-          value: kind,
-          cure: "This build has the CPU backend only: use device: 'cpu'.",
-        },
-      );
-    }
-    const { threads, memoryLimit } = options;
+  static create(kind: DeviceKind = 'cpu', options: DeviceOptions = {}): Device {
+    if (kind !== 'cpu' && kind !== 'cuda') invalidArgument('device', "'cpu' or 'cuda'", kind);
+    const { threads, memoryLimit, card } = options;
+    if (card !== undefined && !(Number.isInteger(card) && card >= 0))
+      invalidArgument('card', 'the number of a card, from 0', card);
     if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1 && threads <= 256))
       invalidArgument('threads', 'an integer from 1 to 256', threads);
     if (memoryLimit !== undefined && !(Number.isSafeInteger(memoryLimit) && memoryLimit > 0))
       invalidArgument('memoryLimit', 'a positive number of bytes', memoryLimit);
-    return new Device(options);
+    return new Device(kind, options);
   }
 
-  private static shared: Device | undefined;
+  private static readonly shared = new Map<DeviceKind, Device>();
 
-  /** The CPU device that pipelines share unless they are given another. */
-  static default(): Device {
-    if (!Device.shared || Device.shared.closed) Device.shared = Device.create();
-    return Device.shared;
+  /**
+   * The device of a kind that pipelines share unless they are given another.
+   * @throws InfinityError DEVICE_UNAVAILABLE
+   */
+  static default(kind: DeviceKind = 'cpu'): Device {
+    let device = Device.shared.get(kind);
+    if (!device || device.closed) {
+      device = Device.create(kind);
+      Device.shared.set(kind, device);
+    }
+    return device;
   }
 
   get closed(): boolean {

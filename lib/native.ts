@@ -14,7 +14,8 @@ export interface NativeStats {
   readonly limitBytes: number;
   readonly commands: number;
   readonly threads: number;
-  readonly isa: string;
+  /** What computes: an instruction set, or the name of a card. */
+  readonly backend: string;
   /** Tensors whose guard zones were overwritten; present under NODE_INFINITY_DEBUG=guard only. */
   readonly damagedGuards?: number;
 }
@@ -32,9 +33,20 @@ export interface NativeCapabilities {
 /** What `NativeAddon.token` does. */
 export const TokenAction = { create: 0, cancel: 1, release: 2 } as const;
 
+/** What a device is opened with; `library` is the path of the CUDA backend. */
+export interface NativeDeviceOptions {
+  readonly kind: 'cpu' | 'cuda';
+  readonly threads?: number | undefined;
+  readonly isa?: string | undefined;
+  readonly library?: string | undefined;
+  readonly card?: number | undefined;
+  readonly memoryLimit?: number | undefined;
+  readonly dry?: boolean | undefined;
+}
+
 /** The functions of native/addon.cc. Devices, tokens and tensors are numbers. */
 export interface NativeAddon {
-  open(words: Uint32Array, options: { threads?: number; isa?: string; memoryLimit?: number; dry?: boolean }): number;
+  open(words: Uint32Array, options: NativeDeviceOptions): number;
   close(device: number): void;
   submit(device: number): void;
   alloc(device: number, bytes: number): number;
@@ -81,11 +93,28 @@ export function native(): NativeAddon {
   }
 }
 
+/**
+ * The CUDA backend: NODE_INFINITY_CUDA_LIBRARY, else the library beside the addon.
+ * @throws InfinityError DEVICE_UNAVAILABLE where there is none
+ */
+export function cudaLibrary(): string {
+  const given = process.env.NODE_INFINITY_CUDA_LIBRARY;
+  const { resolve } = createRequire(import.meta.url)('node-gyp-build') as { resolve(root: string): string };
+  const path = given || join(dirname(resolve(packageRoot())), 'node_infinity_cuda.so');
+  if (existsSync(path)) return path;
+  throw new InfinityError('DEVICE_UNAVAILABLE', `Expected the CUDA backend at ${path} but there is none.`, {
+    value: path,
+    cure: given
+      ? 'Correct NODE_INFINITY_CUDA_LIBRARY.'
+      : "Build it on a machine with the CUDA toolkit (NODE_INFINITY_CUDA=ON npm run build:native), or use device: 'cpu'.",
+  });
+}
+
 /** What to do about errors of the addon, by their code. */
 const CURES: Readonly<Record<string, string>> = {
   OUT_OF_MEMORY:
     'Dispose tensors or pipelines that are no longer used, lower the batch or the size, or raise NODE_INFINITY_MEMORY_LIMIT.',
-  DEVICE_UNAVAILABLE: 'Run "npx node-infinity doctor" to see what this machine can run.',
+  DEVICE_UNAVAILABLE: 'Run "npx node-infinity doctor" to see what this machine can run, or use device: \'cpu\'.',
 };
 
 /** Errors of the addon carry a `code`; everything else is a defect of ours and keeps its own shape. */

@@ -5,7 +5,9 @@
 #include <unordered_map>
 
 #include "addon/mailbox.h"
-#include "cpu/device.h"
+#include "core/device.h"
+#include "cpu/backend.h"
+#include "cuda/backend.h"
 
 namespace {
 
@@ -67,21 +69,35 @@ void account(Napi::Env env, Device& d) {
   if (delta) Napi::MemoryManagement::AdjustExternalMemory(env, delta);
 }
 
-// open(words: Uint32Array, { threads?, isa?, memoryLimit?, dry? }) -> device id
+std::string textOf(const Napi::Object& given, const char* key) {
+  const Napi::Value value = given.Get(key);
+  return value.IsString() ? value.As<Napi::String>().Utf8Value() : "";
+}
+int integerOf(const Napi::Object& given, const char* key) {
+  const Napi::Value value = given.Get(key);
+  return value.IsNumber() ? value.As<Napi::Number>().Int32Value() : 0;
+}
+
+std::unique_ptr<infinity::Backend> openBackend(const Napi::Object& given) {
+  if (textOf(given, "kind") == "cuda")
+    return std::make_unique<infinity::CudaBackend>(textOf(given, "library"), integerOf(given, "card"));
+  return std::make_unique<infinity::CpuBackend>(textOf(given, "isa"), integerOf(given, "threads"));
+}
+
+// open(words: Uint32Array, { kind?: 'cpu' | 'cuda', threads?, isa?, library?, card?, memoryLimit?, dry? }) -> device id
 Napi::Value Open(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   Instance& self = instance(env);
   auto words = info[0].As<Napi::Uint32Array>();
   auto given = info[1].As<Napi::Object>();
   infinity::DeviceOptions options;
-  if (given.Get("threads").IsNumber()) options.threads = given.Get("threads").As<Napi::Number>().Int32Value();
-  if (given.Get("isa").IsString()) options.isa = given.Get("isa").As<Napi::String>().Utf8Value();
   if (given.Get("memoryLimit").IsNumber())
     options.memoryLimit = static_cast<size_t>(given.Get("memoryLimit").As<Napi::Number>().Int64Value());
   if (given.Get("dry").IsBoolean()) options.dry = given.Get("dry").As<Napi::Boolean>().Value();
   OpenDevice open;
   open.device = std::make_unique<Device>(
-      options, [box = &self.mailbox](uint64_t id, const Failure* failure) { box->complete(id, failure); });
+      openBackend(given), options,
+      [box = &self.mailbox](uint64_t id, const Failure* failure) { box->complete(id, failure); });
   open.words = words.Data();
   open.capacity = static_cast<uint32_t>(words.ElementLength());
   open.wordsRef = Napi::Reference<Napi::Value>::New(words, 1);
@@ -199,12 +215,12 @@ Napi::Value Stats(const Napi::CallbackInfo& info) {
   put("limitBytes", static_cast<double>(s.limitBytes));
   if (info[1].ToBoolean()) d.storage().resetPeak();
   put("commands", static_cast<double>(d.queue().submitted()));
-  put("threads", d.queue().threads());
+  put("threads", d.backend().threads());
   if (d.guarded()) {
     d.queue().drain();
     put("damagedGuards", d.storage().damagedGuards());
   }
-  out.Set("isa", infinity::isaName(d.isa()));
+  out.Set("backend", d.backend().name());
   return out;
 }
 

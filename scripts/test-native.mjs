@@ -1,4 +1,5 @@
-// Builds native/tests/*_test.cc under sanitizers and runs them, then runs test/ops on an addon built under ASan and UBSan.
+// Builds native/tests/*_test.cc under sanitizers and runs them, then runs test/ops on an addon and on the CUDA kernels of the
+// host emulation (native/tests/simt.h), both built under ASan and UBSan.
 // The last line of output is JSON: {"passed":n,"failed":n}.
 // `node scripts/test-native.mjs [address|thread] [name...]` runs one sanitizer, or only the tests whose name contains a word;
 // `ops` is the name of the second part.
@@ -53,6 +54,7 @@ function runOpTests(tree) {
     UBSAN_OPTIONS: 'print_stacktrace=1',
     // node-gyp-build looks here instead of in the checkout.
     NODE_INFINITY_PREBUILD: tree,
+    NODE_INFINITY_CUDA_LIBRARY: join(tree, 'build/Release/node_infinity_cuda_emulated.so'),
   });
 }
 
@@ -61,12 +63,13 @@ for (const sanitizer of sanitizers) {
     (test) => wanted(test) && (sanitizer === 'address' || concurrent.some((word) => test.includes(word))),
   );
   const withOps = sanitizer === 'address' && canPreload && wanted('ops');
-  const targets = [...tests, ...(withOps ? ['node_infinity'] : [])];
+  const targets = [...tests, ...(withOps ? ['node_infinity', 'node_infinity_cuda_emulated'] : [])];
   if (targets.length === 0) continue;
   const tree = join(root, 'build', sanitizer);
   const configured = run('cmake', [
     ...['-S', root, '-B', tree, '-DCMAKE_BUILD_TYPE=Debug'],
     ...['-DNODE_INFINITY_BUILD_TESTS=ON', `-DNODE_INFINITY_SANITIZE=${sanitizer}`],
+    '-DNODE_INFINITY_CUDA=OFF',
     `-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=${join(tree, 'build/Release')}`,
   ]);
   const parallel = ['--parallel', String(availableParallelism())];

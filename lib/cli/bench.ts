@@ -57,7 +57,7 @@ async function* measure({ prompt, rounds, ...flags }: Flags, signal: AbortSignal
 async function bench(flags: Flags): Promise<void> {
   if (!Number.isSafeInteger(flags.rounds) || flags.rounds < 1)
     invalidArgument('--rounds', 'an integer from 1', flags.rounds, 'Leave it out for 50.');
-  const { isa, threads } = Device.default().stats();
+  const { backend: isa, threads } = Device.default().stats();
   const machine = { cpu: cpus()[0]?.model.trim() ?? 'unknown', isa, threads, node: process.versions.node };
   if (!flags.json) print(false, machine, () => `${machine.cpu}, ${isa}, ${threads} threads, Node ${machine.node}`);
   for await (const { name, value, unit } of measure(flags, interruptSignal()))

@@ -1,11 +1,11 @@
 /** What a pipeline says of itself. */
-import type { Device } from '../device.js';
+import type { Device, DeviceKind } from '../device.js';
 import type { Model } from './load.js';
 import type { SamplingDefaults } from './options.js';
 import type { ModelName } from './settings.js';
 
 export interface PipelineInfo extends ModelName {
-  readonly device: 'cpu';
+  readonly device: DeviceKind;
   readonly threads: number;
   readonly dtype: 'f32' | 'bf16';
   readonly parameters: Readonly<Record<'transformer' | 'vae' | 'text_encoder', number>>;

@@ -1,6 +1,7 @@
 /** What is loaded and how: the options of `fromPretrained`, and the model that they name. */
 import { join } from 'node:path';
-import { describe, InfinityError, invalidArgument } from '../errors.js';
+import type { DeviceKind } from '../device.js';
+import { InfinityError, invalidArgument } from '../errors.js';
 import { Checkpoint, type OpenOptions } from '../io/checkpoint.js';
 import { resolveModelSource } from '../io/hub/index.js';
 import { packageRoot } from '../native.js';
@@ -10,9 +11,9 @@ import { officialParts, type PretrainedParts } from './official_parts.js';
 import { checkBoolean, checkFunction, checkSignal, invalidOption, refuseUnknown } from './options.js';
 
 export interface LoadOptions {
-  /** Default 'auto', which is the CPU in this build. */
-  readonly device?: 'auto' | 'cpu' | undefined;
-  /** Threads of the CPU. Given, the pipeline gets a device of its own; otherwise all pipelines share one. */
+  /** Default 'auto', the processor; 'cuda' is an NVIDIA card. */
+  readonly device?: 'auto' | DeviceKind | undefined;
+  /** Threads of the processor. Given, the pipeline gets a device of its own; otherwise all pipelines share one a kind. */
   readonly threads?: number | undefined;
   /** How the weights are kept: 'f32' or 'bf16', which halves the memory. Arithmetic is f32. Default 'auto': f32. */
   readonly dtype?: 'auto' | 'f32' | 'bf16' | undefined;
@@ -67,15 +68,7 @@ export function checkLoadOptions(source: unknown, options: LoadOptions): void {
     );
   refuseUnknown(options, LOAD_OPTIONS, 'fromPretrained');
   const { device = 'auto', dtype = 'auto', offload = false, tile = 'auto', signal, onProgress } = options;
-  if (device !== 'auto' && device !== 'cpu')
-    throw new InfinityError(
-      'DEVICE_UNAVAILABLE',
-      `Expected 'auto' or 'cpu' for device but received ${describe(device)}.`,
-      {
-        value: device,
-        cure: 'This build has the CPU backend only.',
-      },
-    );
+  if (!['auto', 'cpu', 'cuda'].includes(device)) invalidOption('device', "'auto', 'cpu' or 'cuda'", device);
   if (!['auto', 'f32', 'bf16'].includes(dtype)) invalidOption('dtype', "'auto', 'f32' or 'bf16'", dtype);
   checkBoolean('offload', offload);
   if (!['auto', true, false].includes(tile)) invalidOption('tile', "'auto', true or false", tile);

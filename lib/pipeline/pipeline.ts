@@ -95,10 +95,19 @@ export class InfinityPipeline {
    */
   static async fromPretrained(source?: string | PretrainedParts, options: LoadOptions = {}): Promise<InfinityPipeline> {
     checkLoadOptions(source, options);
-    const { threads, dtype = 'auto', offload = false, tile = 'auto', signal, onProgress } = options;
+    const {
+      device: wanted = 'auto',
+      threads,
+      dtype = 'auto',
+      offload = false,
+      tile = 'auto',
+      signal,
+      onProgress,
+    } = options;
     signal?.throwIfAborted();
+    const kind = wanted === 'auto' ? 'cpu' : wanted;
+    const device = threads === undefined ? Device.default(kind) : Device.create(kind, { threads });
     const parts = await openModel(source);
-    const device = threads === undefined ? Device.default() : Device.create('cpu', { threads });
     const format = dtype === 'auto' ? 'f32' : dtype;
     try {
       const model = await loadModel(parts, { device, format, offload, tile, signal, onProgress });

@@ -7,13 +7,6 @@
 
 #include "core/error.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-#if defined(__GLIBC__)
-#include <malloc.h>
-#endif
-
 // Under AddressSanitizer the guard zones are closed: whoever reads or writes them is named on the spot.
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -38,18 +31,10 @@ size_t roundSize(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-void* systemAllocate(size_t bytes) {
-  void* p = std::aligned_alloc(bytes >= (size_t{1} << 22) ? 4096 : kAlign, (bytes + 4095) / 4096 * 4096);
-#if defined(__linux__)
-  if (p && bytes >= (size_t{1} << 22)) madvise(p, bytes, MADV_HUGEPAGE);
-#endif
-  return p;
-}
-
 }  // namespace
 
-Storage::Storage(size_t limit, bool guard, bool dry, std::function<void()> drain)
-    : limit_(limit), guard_(guard && !dry), dry_(dry), drain_(std::move(drain)) {}
+Storage::Storage(Backend& backend, size_t limit, bool guard, bool dry, std::function<void()> drain)
+    : backend_(backend), limit_(limit), guard_(guard && !dry), dry_(dry), drain_(std::move(drain)) {}
 
 Storage::~Storage() {
   for (auto& [size, blocks] : cache_)
@@ -59,7 +44,7 @@ Storage::~Storage() {
 }
 
 void Storage::freeBlock(void* block) const {
-  if (!dry_) std::free(block);
+  if (!dry_) backend_.release(block);
 }
 
 void* Storage::takeBlock(size_t rounded, size_t asked) {
@@ -75,7 +60,7 @@ void* Storage::takeBlock(size_t rounded, size_t asked) {
     return reinterpret_cast<void*>(nextDry_);
   }
   if (liveBytes_ + cachedBytes_ + rounded > limit_ && cachedBytes_) trim();
-  void* b = liveBytes_ + rounded > limit_ ? nullptr : systemAllocate(rounded);
+  void* b = liveBytes_ + rounded > limit_ ? nullptr : backend_.allocate(rounded);
   if (!b) {
     const size_t free = limit_ > liveBytes_ ? limit_ - liveBytes_ : 0;
     throw CoreError("OUT_OF_MEMORY",
@@ -117,8 +102,8 @@ uint32_t Storage::allocate(size_t bytes) {
     drain_();
     auto* p = static_cast<unsigned char*>(block);
     ASAN_UNPOISON_MEMORY_REGION(p, rounded);
-    std::memset(p, kGuardByte, kGuard);
-    std::memset(p + kGuard + bytes, kGuardByte, kGuard);
+    backend_.fillNow(p, kGuardByte, kGuard);
+    backend_.fillNow(p + kGuard + bytes, kGuardByte, kGuard);
     ASAN_POISON_MEMORY_REGION(p, kGuard);
     ASAN_POISON_MEMORY_REGION(p + kGuard + bytes, rounded - kGuard - bytes);
   }
@@ -167,7 +152,10 @@ uint32_t Storage::damagedGuards() const {
     auto* p = static_cast<unsigned char*>(s.block);
     bool ok = true;
     ASAN_UNPOISON_MEMORY_REGION(p, s.rounded);
-    for (size_t i = 0; i < kGuard; ++i) ok &= p[i] == kGuardByte && p[kGuard + s.bytes + i] == kGuardByte;
+    unsigned char zones[2 * kGuard];
+    backend_.copyNow(zones, p, kGuard);
+    backend_.copyNow(zones + kGuard, p + kGuard + s.bytes, kGuard);
+    for (unsigned char byte : zones) ok &= byte == kGuardByte;
     ASAN_POISON_MEMORY_REGION(p, kGuard);
     ASAN_POISON_MEMORY_REGION(p + kGuard + s.bytes, s.rounded - kGuard - s.bytes);
     damaged += !ok;
@@ -182,10 +170,7 @@ void Storage::trim() {
   cache_.clear();
   if (!dry_) externalDelta_ -= static_cast<int64_t>(cachedBytes_);
   cachedBytes_ = 0;
-#if defined(__GLIBC__)
-  // Freed blocks of some megabytes stay with the process otherwise.
-  if (!dry_) malloc_trim(0);
-#endif
+  if (!dry_) backend_.trimmed();
 }
 
 StorageStats Storage::stats() const { return {liveTensors_, liveBytes_, cachedBytes_, peakBytes_, limit_}; }
@@ -193,7 +178,7 @@ StorageStats Storage::stats() const { return {liveTensors_, liveBytes_, cachedBy
 int64_t Storage::takeExternalDelta() {
   const int64_t d = externalDelta_;
   externalDelta_ = 0;
-  return d;
+  return backend_.hostMemory() ? d : 0;
 }
 
 }  // namespace infinity

@@ -7,6 +7,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "core/backend.h"
+
 namespace infinity {
 
 struct StorageStats {
@@ -21,7 +23,7 @@ class Storage {
  public:
   // `drain` waits until the queue is idle: only then may cached blocks go back to the system. A `dry` storage counts
   // blocks without taking any: its addresses must not be followed, and its limit is told but does not hold.
-  Storage(size_t limit, bool guard, bool dry, std::function<void()> drain);
+  Storage(Backend& backend, size_t limit, bool guard, bool dry, std::function<void()> drain);
   ~Storage();
   Storage(const Storage&) = delete;
 
@@ -38,7 +40,7 @@ class Storage {
   // The peak starts anew from what lives now.
   void resetPeak() { peakBytes_ = liveBytes_; }
   StorageStats stats() const;
-  // Change of the bytes held from the system since the last call, for V8's accounting.
+  // Change of the bytes of this process's memory that are held since the last call, for V8's accounting.
   int64_t takeExternalDelta();
 
  private:
@@ -54,6 +56,7 @@ class Storage {
   void freeBlock(void* block) const;
   const Slot& slot(uint32_t handle) const;
 
+  Backend& backend_;
   size_t limit_;
   bool guard_, dry_;
   std::function<void()> drain_;

@@ -1,6 +1,7 @@
 // A token groups the commands of one request. Once it is cancelled or failed its remaining commands are skipped.
 #pragma once
 #include <atomic>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 
@@ -30,7 +31,8 @@ class Token {
     return {"ABORTED", "The work was cancelled."};
   }
   // The device's own token is not one request: what was reported once must not poison later work.
-  explicit Token(bool shared = false) : shared_(shared) {}
+  explicit Token(bool shared = false, uint32_t number = 0) : shared_(shared), number_(number) {}
+  uint32_t number() const { return number_; }
   bool shared() const { return shared_; }
   void revive() { state_.store(kLive, std::memory_order_release); }
 
@@ -39,6 +41,7 @@ class Token {
   mutable std::mutex mutex_;
   Failure failure_;
   const bool shared_;
+  const uint32_t number_;
 };
 
 using TokenPtr = std::shared_ptr<Token>;

@@ -4,7 +4,7 @@
 #include <immintrin.h>
 #endif
 
-#include "cpu/thread.h"
+#include "core/thread.h"
 
 namespace infinity {
 namespace {

@@ -2,32 +2,10 @@
 // node_infinity_cuda.so, and by the host compiler over tests/simt.h into its emulated twin; both are the same source.
 // Everything sits in `namespace infinity::cuda { namespace { ... } }`.
 #pragma once
-#include <cstddef>
-#include <cstdint>
-
-#include "core/tensor.h"
+#include "cuda/library.h"
 #include "cuda/platform.h"
 
 namespace infinity::cuda {
-
-// What a plan or a launch may decide by.
-struct DeviceFacts {
-  uint32_t processors;    // streaming multiprocessors
-  uint32_t architecture;  // 80, 89, 90, ...
-  uint32_t sharedBytes;   // a block may ask for, dynamic
-  uint64_t cacheBytes;    // second level
-};
-
-// Bits of a request's fault word. A kernel that finds one goes on; the next read of the request reports it.
-enum Fault : uint32_t {
-  kNotANumber = 1,  // the logits of a bit are not numbers
-};
-
-// The first failure of a launch. `code` is a literal; `message` has room for what the driver says.
-struct LaunchFailure {
-  const char* code = nullptr;
-  char message[200] = {};
-};
 
 struct KernelArgs {
   const TensorView* in;
@@ -37,7 +15,7 @@ struct KernelArgs {
   Stream stream;
   uint32_t* fault;  // device memory: the request's fault word, see Fault
   const DeviceFacts* device;
-  LaunchFailure* failure;
+  CallFailure* failure;
 
   // The op's parameter struct: one 32-bit field for each entry of the ops.def line, in order.
   template <class P>

@@ -1,9 +1,7 @@
-// The CUDA language as kernels use it: from nvcc, or from the host emulation that the tests compile against.
+// The CUDA language as kernels use it: from nvcc, or from the host emulation, where the compiler is given
+// `-include tests/simt.h` and finds it already declared.
 #pragma once
-#if defined(INFINITY_SIMT)
-#pragma GCC diagnostic ignored "-Wunknown-pragmas"  // unroll
-#include "tests/simt.h"
-#else
+#if !defined(INFINITY_SIMT)
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 

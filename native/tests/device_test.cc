@@ -1,5 +1,5 @@
 // A device without Node: commands go in as words, as lib/ops/run.ts writes them.
-#include "cpu/device.h"
+#include "core/device.h"
 
 #include <atomic>
 #include <cmath>
@@ -8,10 +8,11 @@
 #include <mutex>
 #include <vector>
 
+#include "cpu/backend.h"
 #include "tests/expect.h"
 
+using infinity::CpuBackend;
 using infinity::Device;
-using infinity::DeviceOptions;
 using infinity::DType;
 using infinity::Isa;
 using infinity::OpId;
@@ -35,7 +36,8 @@ uint32_t submitUnary(Device& device, OpId op, uint32_t input, uint32_t n) {
 }
 
 void geluIsRight(const char* isa) {
-  Device device({.threads = 2, .isa = isa, .memoryLimit = 1 << 24}, [](uint64_t, const infinity::Failure*) {});
+  Device device(std::make_unique<CpuBackend>(isa, 2), {.memoryLimit = 1 << 24},
+                [](uint64_t, const infinity::Failure*) {});
   for (uint32_t n : {1u, 15u, 31u, 33u, 16385u, 40000u}) {
     std::vector<float> x(n), y(n);
     for (uint32_t i = 0; i < n; ++i) x[i] = static_cast<float>(i % 97) * 0.1f - 4.8f;
@@ -56,7 +58,8 @@ void geluIsRight(const char* isa) {
 }
 
 void badCommandsLeaveNothingBehind() {
-  Device device({.threads = 1, .isa = "generic", .memoryLimit = 1 << 20}, [](uint64_t, const infinity::Failure*) {});
+  Device device(std::make_unique<CpuBackend>("generic", 1), {.memoryLimit = 1 << 20},
+                [](uint64_t, const infinity::Failure*) {});
   const uint32_t input = device.allocate(64);
   EXPECT(codeOf([&] { submitUnary(device, OpId::count, input, 16); }) == "INTERNAL");
   EXPECT(codeOf([&] { submitUnary(device, OpId::gelu, input, 17); }) == "INTERNAL");  // beyond its storage
@@ -70,7 +73,7 @@ void badCommandsLeaveNothingBehind() {
   EXPECT(codeOf([&] { device.submit(words.data(), 64); }) == "DISPOSED");
   device.release(input);
   EXPECT(device.storage().stats().liveTensors == 0);
-  EXPECT(codeOf([] { Device({.isa = "sse9"}, nullptr); }) == "INVALID_ARGUMENT");
+  EXPECT(codeOf([] { CpuBackend("sse9", 1); }) == "INVALID_ARGUMENT");
 }
 
 void switchesThatMeanNothingAreRefused() {

@@ -1,4 +1,4 @@
-#include "cpu/queue.h"
+#include "core/queue.h"
 
 #include <atomic>
 #include <cstdlib>
@@ -8,12 +8,15 @@
 #include <string>
 #include <vector>
 
+#include "cpu/backend.h"
 #include "tests/expect.h"
 
 using infinity::Command;
+using infinity::CpuBackend;
 using infinity::DType;
 using infinity::Failure;
 using infinity::KernelArgs;
+using infinity::KernelEntry;
 using infinity::OpId;
 using infinity::Queue;
 using infinity::TensorView;
@@ -58,10 +61,14 @@ void doubleAndAdd(const KernelArgs& args) {
 
 void refuse(const KernelArgs& args) { args.fail("NUMERICAL", "Expected finite numbers."); }
 
-void submitKernel(Queue& queue, const TokenPtr& token, infinity::KernelFn fn, const TensorView& y, uint32_t parameter) {
+const KernelEntry kDoubleAndAdd = {"gelu", infinity::Isa::generic, doubleAndAdd, nullptr, nullptr};
+const KernelEntry kRefuse = {"gelu", infinity::Isa::generic, refuse, nullptr, nullptr};
+
+void submitKernel(Queue& queue, const TokenPtr& token, const KernelEntry& entry, const TensorView& y,
+                  uint32_t parameter) {
   Command command = commandOf(Command::kKernel, token);
   command.op = OpId::gelu;
-  command.fn = fn;
+  command.kernel = {&entry, false};
   command.outputs = 1;
   queue.submit(command, &y, &parameter, 1);
 }
@@ -74,13 +81,14 @@ void submitCompletion(Queue& queue, const TokenPtr& token, uint64_t completion) 
 
 void commandsRunInOrder() {
   Completions completions;
-  Queue queue(2, "", completions.callback());
+  CpuBackend backend("generic", 2);
+  Queue queue(backend, "", completions.callback());
   const auto token = std::make_shared<Token>();
   for (int round = 0; round < 200; ++round) {
     std::vector<float> y(5, 1.0f);
     float expected = 1;
     for (uint32_t i = 0; i < 12; ++i) {
-      submitKernel(queue, token, doubleAndAdd, viewOf(y.data(), 5), i % 3);
+      submitKernel(queue, token, kDoubleAndAdd, viewOf(y.data(), 5), i % 3);
       expected = 2 * expected + static_cast<float>(i % 3);
     }
     queue.drain();
@@ -93,7 +101,8 @@ void uploadsAndReadsMoveBytes() {
   Completions completions;
   float tensor[4] = {}, out[4] = {};
   {
-    Queue queue(1, "", completions.callback());
+    CpuBackend backend("generic", 1);
+    Queue queue(backend, "", completions.callback());
     const auto token = std::make_shared<Token>();
     Command upload = commandOf(Command::kUpload, token);
     upload.source = std::malloc(sizeof tensor);
@@ -102,7 +111,7 @@ void uploadsAndReadsMoveBytes() {
     upload.destination = tensor;
     upload.bytes = sizeof tensor;
     queue.submit(upload, nullptr, nullptr, 0);
-    submitKernel(queue, token, doubleAndAdd, viewOf(tensor, 4), 1);
+    submitKernel(queue, token, kDoubleAndAdd, viewOf(tensor, 4), 1);
     Command read = commandOf(Command::kRead, token);
     read.source = tensor;
     read.destination = out;
@@ -117,14 +126,15 @@ void uploadsAndReadsMoveBytes() {
 
 void aFailureStaysWithItsToken() {
   Completions completions;
-  Queue queue(1, "", completions.callback());
+  CpuBackend backend("generic", 1);
+  Queue queue(backend, "", completions.callback());
   const auto bad = std::make_shared<Token>(), good = std::make_shared<Token>();
   const auto device = std::make_shared<Token>(/*shared=*/true);
   float y[3] = {1, 1, 1}, z[3] = {1, 1, 1};
-  submitKernel(queue, bad, refuse, viewOf(y, 3), 0);
-  submitKernel(queue, bad, doubleAndAdd, viewOf(y, 3), 0);  // skipped
-  submitKernel(queue, good, doubleAndAdd, viewOf(z, 3), 0);
-  submitKernel(queue, device, refuse, viewOf(y, 3), 0);
+  submitKernel(queue, bad, kRefuse, viewOf(y, 3), 0);
+  submitKernel(queue, bad, kDoubleAndAdd, viewOf(y, 3), 0);  // skipped
+  submitKernel(queue, good, kDoubleAndAdd, viewOf(z, 3), 0);
+  submitKernel(queue, device, kRefuse, viewOf(y, 3), 0);
   submitCompletion(queue, bad, 1);
   submitCompletion(queue, bad, 2);
   submitCompletion(queue, good, 3);
@@ -143,12 +153,13 @@ void cancellationStopsATokenOnly() {
   Completions completions;
   float y[2] = {}, z[2] = {};
   {
-    Queue queue(2, "", completions.callback());
+    CpuBackend backend("generic", 2);
+    Queue queue(backend, "", completions.callback());
     for (uint64_t round = 0; round < 200; ++round) {
       const auto cancelled = std::make_shared<Token>(), kept = std::make_shared<Token>();
       for (int i = 0; i < 20; ++i) {
-        submitKernel(queue, cancelled, doubleAndAdd, viewOf(y, 2), 0);
-        submitKernel(queue, kept, doubleAndAdd, viewOf(z, 2), 0);
+        submitKernel(queue, cancelled, kDoubleAndAdd, viewOf(y, 2), 0);
+        submitKernel(queue, kept, kDoubleAndAdd, viewOf(z, 2), 0);
         if (i == static_cast<int>(round % 20)) cancelled->cancel();
       }
       submitCompletion(queue, cancelled, 2 * round);
@@ -166,10 +177,11 @@ void destructionTellsEveryCompletion() {
     Completions completions;
     std::vector<float> y(1024), target(16);
     {
-      Queue queue(2, "", completions.callback());
+      CpuBackend backend("generic", 2);
+      Queue queue(backend, "", completions.callback());
       const auto token = std::make_shared<Token>();
       for (uint64_t i = 0; i < 40; ++i) {
-        submitKernel(queue, token, doubleAndAdd, viewOf(y.data(), 1024), 1);
+        submitKernel(queue, token, kDoubleAndAdd, viewOf(y.data(), 1024), 1);
         Command upload = commandOf(Command::kUpload, token);
         upload.bytes = 64;
         upload.source = std::calloc(1, upload.bytes);

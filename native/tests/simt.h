@@ -5,6 +5,9 @@
 //
 // Strict where hardware is lenient: a warp operation must be reached by all lanes of the warp, with a full mask.
 #pragma once
+#define INFINITY_SIMT 1
+#pragma GCC diagnostic ignored "-Wunknown-pragmas"  // unroll
+
 #include <cmath>
 #include <cstddef>
 #include <cstdint>

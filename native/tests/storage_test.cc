@@ -4,9 +4,11 @@
 #include <cstring>
 #include <vector>
 
+#include "cpu/backend.h"
 #include "tests/expect.h"
 
 using infinity::CoreError;
+using infinity::CpuBackend;
 using infinity::Storage;
 using infinity::StorageStats;
 using infinity::test::codeOf;
@@ -16,7 +18,8 @@ namespace {
 constexpr size_t kLimit = size_t{1} << 20;
 
 void blocksAreAlignedAndApart() {
-  Storage storage(kLimit, false, false, [] {});
+  CpuBackend backend("generic", 1);
+  Storage storage(backend, kLimit, false, false, [] {});
   std::vector<uint32_t> handles;
   for (size_t bytes : {0, 1, 63, 64, 65, 511, 513, 4097, 100000}) {
     const uint32_t handle = storage.allocate(bytes);
@@ -32,7 +35,8 @@ void blocksAreAlignedAndApart() {
 }
 
 void releasedBlocksAreUsedAgain() {
-  Storage storage(kLimit, false, false, [] {});
+  CpuBackend backend("generic", 1);
+  Storage storage(backend, kLimit, false, false, [] {});
   const uint32_t first = storage.allocate(1000);
   void* address = storage.resolve(first, 0, 1000);
   storage.release(first);
@@ -44,7 +48,8 @@ void releasedBlocksAreUsedAgain() {
 }
 
 void viewsStayInside() {
-  Storage storage(kLimit, false, false, [] {});
+  CpuBackend backend("generic", 1);
+  Storage storage(backend, kLimit, false, false, [] {});
   const uint32_t handle = storage.allocate(100);
   EXPECT(codeOf([&] { storage.resolve(handle, 60, 40); }) == "none");
   EXPECT(codeOf([&] { storage.resolve(handle, 60, 41); }) == "INTERNAL");
@@ -53,7 +58,8 @@ void viewsStayInside() {
 
 void theLimitHolds() {
   int drains = 0;
-  Storage storage(kLimit, false, false, [&] { ++drains; });
+  CpuBackend backend("generic", 1);
+  Storage storage(backend, kLimit, false, false, [&] { ++drains; });
   const uint32_t half = storage.allocate(kLimit / 2);
   double needed = 0, free = 0;
   try {
@@ -72,7 +78,8 @@ void theLimitHolds() {
 }
 
 void scratchIsFreeForTheNextCommand() {
-  Storage storage(kLimit, false, false, [] {});
+  CpuBackend backend("generic", 1);
+  Storage storage(backend, kLimit, false, false, [] {});
   void* scratch = storage.scratch(5000);
   std::memset(scratch, 1, 5000);
   EXPECT(storage.scratch(5000) == scratch);
@@ -81,7 +88,8 @@ void scratchIsFreeForTheNextCommand() {
 
 #if !defined(__SANITIZE_ADDRESS__)  // which ends the program at the first such write
 void guardsNoticeOverruns() {
-  Storage storage(kLimit, true, false, [] {});
+  CpuBackend backend("generic", 1);
+  Storage storage(backend, kLimit, true, false, [] {});
   const uint32_t a = storage.allocate(33), b = storage.allocate(33);
   EXPECT(storage.damagedGuards() == 0);
   static_cast<char*>(storage.resolve(a, 0, 33))[33] = 0;
@@ -92,7 +100,8 @@ void guardsNoticeOverruns() {
 #endif
 
 void bytesHeldFromTheSystemAddUp() {
-  Storage storage(kLimit, false, false, [] {});
+  CpuBackend backend("generic", 1);
+  Storage storage(backend, kLimit, false, false, [] {});
   storage.release(storage.allocate(4096));
   EXPECT(storage.takeExternalDelta() >= 4096);
   EXPECT(storage.takeExternalDelta() == 0);

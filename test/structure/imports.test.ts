@@ -20,11 +20,11 @@ const LIB_FLOORS: readonly (readonly string[])[] = [
   ['index.ts', 'cli'],
 ];
 
-/** Rooms of native/. Kernels know the CPU's layers, nothing below knows a kernel: entries announce themselves by name. */
+/** Rooms of native/. Kernels know their backend's layers, nothing below knows a kernel: entries announce themselves by name. */
 const NATIVE_FLOORS: readonly (readonly string[])[] = [
   ['ops.def'],
   ['core'],
-  ['cpu'],
+  ['cpu', 'cuda'],
   ['ops'],
   ['addon', 'tests'],
   ['addon.cc'],
@@ -97,7 +97,7 @@ function upwardImports(graph: Graph, floors: readonly (readonly string[])[]): st
 describe('imports', () => {
   for (const [folder, graph, floors] of [
     ['lib', graphOf('lib', /\.ts$/, importsOf), LIB_FLOORS],
-    ['native', graphOf('native', /\.(h|cc|def)$/, includesOf), NATIVE_FLOORS],
+    ['native', graphOf('native', /\.(h|cc|cu|cuh|def)$/, includesOf), NATIVE_FLOORS],
   ] as const) {
     it(`of ${folder}/ lead to files that exist`, () => {
       for (const [file, targets] of graph)

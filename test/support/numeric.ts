@@ -23,25 +23,37 @@ export function randomArray(seed: number, n: number, scale = 1): Float64Array {
 
 const devices = new Map<string, Device>();
 
-/** One guarded device for each instruction set that the host has; run the same spec on all of them. */
+/** What `isaDevice` calls the card of NODE_INFINITY_CUDA_LIBRARY; scripts/build-emulated.mjs builds one that needs no card. */
+export const CUDA = process.env.NODE_INFINITY_CUDA_LIBRARY?.includes('emulated') ? 'cuda (emulated)' : 'cuda';
+
+/**
+ * One guarded device for each instruction set that the host has, and one for the card where NODE_INFINITY_CUDA_LIBRARY names
+ * a backend; run the same spec on all of them.
+ */
 export function isaDevices(): [string, Device][] {
-  return native()
-    .capabilities()
-    .isas.map((isa) => [isa, isaDevice(isa)]);
+  const names = [...native().capabilities().isas, ...(process.env.NODE_INFINITY_CUDA_LIBRARY ? [CUDA] : [])];
+  return names.map((name) => [name, isaDevice(name)]);
 }
 
-/** A two-thread device of one instruction set with guard zones around every tensor. */
+/** A device of one instruction set (two threads), or of the card, with guard zones around every tensor. */
 export function isaDevice(isa: string): Device {
   let device = devices.get(isa);
   if (!device || device.closed) {
     const before = process.env.NODE_INFINITY_DEBUG;
     process.env.NODE_INFINITY_DEBUG = 'guard';
-    device = Device.create('cpu', { isa, threads: 2, memoryLimit: 2 ** 31 });
+    const memoryLimit = 2 ** 31;
+    device =
+      isa === CUDA ? Device.create('cuda', { memoryLimit }) : Device.create('cpu', { isa, threads: 2, memoryLimit });
     if (before === undefined) delete process.env.NODE_INFINITY_DEBUG;
     else process.env.NODE_INFINITY_DEBUG = before;
     devices.set(isa, device);
   }
   return device;
+}
+
+/** Where f64 is computed: a card has no f64 kernels. */
+export function referenceOf(device: Device): Device {
+  return device.kind === 'cuda' ? isaDevice('generic') : device;
 }
 
 export function random(device: Device, seed: number, shape: Shape, dtype: 'f32' | 'f64' = 'f32', scale = 1): Tensor {
@@ -86,7 +98,8 @@ export async function assertMatchesReference(
   const results: (Float32Array | Float64Array)[][] = [];
   for (const dtype of ['f64', 'f32'] as const) {
     const outputs = scope(() => {
-      const y = fn(...shapes.map((shape, i) => random(device, seed + i, shape, dtype, scale)));
+      const on = dtype === 'f64' ? referenceOf(device) : device;
+      const y = fn(...shapes.map((shape, i) => random(on, seed + i, shape, dtype, scale)));
       return Array.isArray(y) ? y : [y];
     });
     results.push(await Promise.all(outputs.map((t) => t.readFloats())));
@@ -100,41 +113,64 @@ export async function assertMatchesReference(
   await assertClean(device, live);
 }
 
-/**
- * Compares every gradient of sum(fn(inputs) · R), R fixed and random, with central differences in f64.
- * Inputs are f64 tensors of the given shapes.
- */
-export async function assertGradients(
+/** Gradients of sum(fn(inputs) · R), R fixed and random, by the tape; a gradient that is none counts as zeros. */
+async function tapeGradients(
   device: Device,
+  dtype: 'f32' | 'f64',
   fn: TensorFn,
   shapes: readonly Shape[],
-  options: { seed?: number; scale?: number; step?: number; tolerance?: number } = {},
-): Promise<void> {
-  const { seed = 1, scale = 1, step = 1e-5, tolerance = 1e-6 } = options;
-  const live = device.stats().liveTensors;
-  const values = shapes.map((shape, i) => randomArray(seed + i, sizeOf(shape), scale));
-  const outputsOf = (inputs: Tensor[]): Tensor[] => {
+  values: readonly Float64Array[],
+): Promise<ArrayLike<number>[]> {
+  const inputs = shapes.map((shape, i) => Tensor.from(values[i]!, shape, dtype, device));
+  const tape = new Tape().watch(...inputs);
+  const outputs = tape.run(() => {
     const y = fn(...inputs);
     return Array.isArray(y) ? y : [y];
-  };
-  const inputs = shapes.map((shape, i) => Tensor.from(values[i]!, shape, 'f64', device));
-  const tape = new Tape().watch(...inputs);
-  const outputs = tape.run(() => outputsOf(inputs));
-  const weights = outputs.map((y, i) => randomArray(1000 + i, y.size));
-  const cotangents = outputs.map((y, i) => Tensor.from(weights[i]!, y.shape, 'f64', device));
+  });
+  const cotangents = outputs.map((y, i) => Tensor.from(randomArray(1000 + i, y.size), y.shape, dtype, device));
   const grads = tape.backward(outputs.map((of, i) => ({ of, cotangent: cotangents[i]! })));
   const got = await Promise.all(
     inputs.map(async (t) => (await grads.get(t)?.readFloats()) ?? new Float64Array(t.size)),
   );
   for (const t of [...outputs, ...cotangents, ...inputs]) t.dispose();
   grads.dispose();
+  return got;
+}
 
+/**
+ * Compares every gradient of sum(fn(inputs) · R), R fixed and random, with central differences in f64. On a card, which has no
+ * f64, the gradients in f32 are compared with those in f64 of the processor, which this function checks on its own.
+ */
+export async function assertGradients(
+  device: Device,
+  fn: TensorFn,
+  shapes: readonly Shape[],
+  options: { seed?: number; scale?: number; step?: number; tolerance?: number; cardTolerance?: number } = {},
+): Promise<void> {
+  const { seed = 1, scale = 1, step = 1e-5, tolerance = 1e-6, cardTolerance = 1e-5 } = options;
+  const live = device.stats().liveTensors;
+  const values = shapes.map((shape, i) => randomArray(seed + i, sizeOf(shape), scale));
+  const outputsOf = (inputs: Tensor[]): Tensor[] => {
+    const y = fn(...inputs);
+    return Array.isArray(y) ? y : [y];
+  };
+  if (device.kind === 'cuda') {
+    const want = await tapeGradients(referenceOf(device), 'f64', fn, shapes, values);
+    const got = await tapeGradients(device, 'f32', fn, shapes, values);
+    for (const [i, gradient] of got.entries()) {
+      const error = relativeError(gradient, want[i]!);
+      assert.ok(error <= cardTolerance, `gradient of input ${i}: relative error ${error} above ${cardTolerance}`);
+    }
+    return assertClean(device, live);
+  }
+  const got = await tapeGradients(device, 'f64', fn, shapes, values);
   const loss = async (): Promise<number> => {
     const ys = scope(() => outputsOf(shapes.map((shape, i) => Tensor.from(values[i]!, shape, 'f64', device))));
     let sum = 0;
     for (const [i, y] of ys.entries()) {
       const data = await y.readFloats();
-      for (let j = 0; j < data.length; j++) sum += data[j]! * weights[i]![j]!;
+      const weights = randomArray(1000 + i, y.size);
+      for (let j = 0; j < data.length; j++) sum += data[j]! * weights[j]!;
       y.dispose();
     }
     return sum;

@@ -1,4 +1,4 @@
-#include "cpu/thread.h"
+#include "core/thread.h"
 
 #if defined(__linux__)
 #include <sys/syscall.h>

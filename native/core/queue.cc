@@ -1,9 +1,8 @@
-#include "cpu/queue.h"
+#include "core/queue.h"
 
 #include <cstdlib>
-#include <cstring>
 
-#include "cpu/thread.h"
+#include "core/thread.h"
 
 namespace infinity {
 namespace {
@@ -20,7 +19,10 @@ void appendView(std::string& text, const TensorView& v) {
   }
   text += dtypeName(v.dtype);
   text += '[';
-  for (uint32_t i = 0; i < v.rank; ++i) text += (i ? "," : "") + std::to_string(v.dims[i]);
+  for (uint32_t i = 0; i < v.rank; ++i) {
+    if (i) text += ',';
+    text += std::to_string(v.dims[i]);
+  }
   text += ']';
 }
 
@@ -46,8 +48,11 @@ void Queue::Batch::clear() {
   params.clear();
 }
 
-Queue::Queue(int threads, std::string tracePath, OnComplete onComplete)
-    : onComplete_(std::move(onComplete)), trace_(std::move(tracePath)), pool_(threads), thread_([this] { loop(); }) {}
+Queue::Queue(Backend& backend, std::string tracePath, OnComplete onComplete)
+    : onComplete_(std::move(onComplete)),
+      trace_(std::move(tracePath)),
+      backend_(backend),
+      thread_([this] { loop(); }) {}
 
 Queue::~Queue() {
   abandon_.store(true, std::memory_order_release);
@@ -57,6 +62,7 @@ Queue::~Queue() {
   }
   wake_.notify_all();
   thread_.join();
+  backend_.wait();  // reads that are under way still call back
 }
 
 void Queue::submit(Command command, const TensorView* operands, const uint32_t* params, uint32_t paramCount) {
@@ -77,6 +83,8 @@ void Queue::submit(Command command, const TensorView* operands, const uint32_t* 
 void Queue::drain() {
   std::unique_lock<std::mutex> lock(mutex_);
   idle_.wait(lock, [&] { return waiting_.commands.empty() && !busy_; });
+  lock.unlock();
+  backend_.wait();
 }
 
 void Queue::loop() {
@@ -107,41 +115,48 @@ void Queue::execute(const Batch& batch, const Command& command) {
       break;
     case Command::kUpload:
       // Weights outlive the request that loads them, so only a cancelled upload is skipped.
-      if (run) std::memcpy(command.destination, command.source, command.bytes);
+      if (run) backend_.upload(command.destination, command.source, command.bytes);
       std::free(command.source);
       break;
     case Command::kFill:
-      if (run) std::memset(command.destination, 0xFF, command.bytes);
+      if (run) backend_.fill(command.destination, 0xFF, command.bytes);
       break;
     case Command::kRead:
-      if (run) std::memcpy(command.destination, command.source, command.bytes);
-      [[fallthrough]];
     case Command::kSync:
-      if (run) {
-        onComplete_(command.completion, nullptr);
-      } else {
-        const Failure reason = command.token->reason();
-        if (command.token->shared()) command.token->revive();
-        onComplete_(command.completion, &reason);
-      }
+      if (!run) return complete(command);
+      const bool read = command.kind == Command::kRead;
+      backend_.finish(command.token->number(), read ? command.destination : nullptr, read ? command.source : nullptr,
+                      read ? command.bytes : 0, [this, command](const Failure* failure) {
+                        if (failure) command.token->fail(*failure);
+                        complete(command);
+                      });
       break;
   }
 }
 
+void Queue::complete(const Command& command) {
+  if (command.token->live() && !abandon_.load(std::memory_order_acquire))
+    return onComplete_(command.completion, nullptr);
+  const Failure reason = command.token->reason();
+  if (command.token->shared()) command.token->revive();
+  onComplete_(command.completion, &reason);
+}
+
 void Queue::runKernel(const Batch& batch, const Command& command) {
   const TensorView* operands = batch.operands.data() + command.operands;
-  KernelFailure failure;
-  const KernelArgs args{
-      operands, operands + command.inputs, batch.params.data() + command.params, command.scratch, &pool_, &failure};
+  const KernelCall call{operands, operands + command.inputs, batch.params.data() + command.params, command.scratch,
+                        command.token->number()};
+  Failure failure;
   if (trace_.enabled()) {
     const auto begin = Trace::Clock::now();
-    command.fn(args);
+    backend_.run(command.kernel, call, &failure);
+    backend_.wait();
     trace_.add(describeCommand(command.op, operands, command.inputs, command.outputs), begin, Trace::Clock::now());
   } else {
-    command.fn(args);
+    backend_.run(command.kernel, call, &failure);
   }
-  if (failure.code)
-    command.token->fail({failure.code, std::string(failure.message) + " Raised by " +
+  if (!failure.code.empty())
+    command.token->fail({failure.code, failure.message + " Raised by " +
                                            describeCommand(command.op, operands, command.inputs, command.outputs) +
                                            "."});
 }

@@ -9,11 +9,9 @@
 #include <thread>
 #include <vector>
 
-#include "core/ops.h"
+#include "core/backend.h"
 #include "core/token.h"
 #include "core/trace.h"
-#include "cpu/kernel.h"
-#include "cpu/pool.h"
 
 namespace infinity {
 
@@ -21,7 +19,7 @@ struct Command {
   enum Kind : uint8_t { kKernel, kUpload, kRead, kFill, kSync };
   Kind kind = kKernel;
   OpId op = OpId::count;
-  KernelFn fn = nullptr;
+  KernelRef kernel;
   TokenPtr token;
   uint32_t operands = 0, inputs = 0, outputs = 0, params = 0;  // indices into the batch, counts
   void* scratch = nullptr;
@@ -33,10 +31,10 @@ struct Command {
 
 class Queue {
  public:
-  // Told on the queue's thread; `failure` is null on success.
+  // Told on the queue's thread or the backend's; `failure` is null on success.
   using OnComplete = std::function<void(uint64_t completion, const Failure* failure)>;
 
-  Queue(int threads, std::string tracePath, OnComplete onComplete);
+  Queue(Backend& backend, std::string tracePath, OnComplete onComplete);
   // Skips what is still waiting, finishes the command that runs, joins the threads.
   ~Queue();
 
@@ -45,8 +43,6 @@ class Queue {
   // Blocks until everything submitted so far has run.
   void drain();
 
-  int threads() const { return pool_.threads(); }
-  Pool& pool() { return pool_; }
   uint64_t submitted() const { return submitted_; }
 
  private:
@@ -59,10 +55,11 @@ class Queue {
   void loop();
   void execute(const Batch& batch, const Command& command);
   void runKernel(const Batch& batch, const Command& command);
+  void complete(const Command& command);
 
   OnComplete onComplete_;
   Trace trace_;
-  Pool pool_;
+  Backend& backend_;
   std::mutex mutex_;
   std::condition_variable wake_, idle_;
   Batch waiting_;

@@ -1,25 +1,24 @@
-// A CPU device: allocator, queue and kernel table together, without anything of Node. The addon and the native tests
+// A device: backend, allocator, queue and tokens together, without anything of Node. The addon and the native tests
 // drive it.
 #pragma once
 #include <memory>
 #include <unordered_map>
 
+#include "core/backend.h"
 #include "core/env.h"
+#include "core/queue.h"
 #include "core/storage.h"
-#include "cpu/queue.h"
 
 namespace infinity {
 
 struct DeviceOptions {
-  int threads = 0;         // 0: NODE_INFINITY_THREADS, else the processors of this process
-  std::string isa;         // empty: NODE_INFINITY_CPU_ISA, else the best
-  size_t memoryLimit = 0;  // 0: NODE_INFINITY_MEMORY_LIMIT, else 80 % of the container
+  size_t memoryLimit = 0;  // 0: NODE_INFINITY_MEMORY_LIMIT, else what the backend offers
   bool dry = false;        // commands are checked, planned and counted; nothing is allocated or computed
 };
 
 class Device {
  public:
-  Device(const DeviceOptions& options, Queue::OnComplete onComplete);
+  Device(std::unique_ptr<Backend> backend, const DeviceOptions& options, Queue::OnComplete onComplete);
 
   // Reads one command from `words` (layout in device.cc), allocates its outputs, plans, resolves and submits it.
   // The handles of all outputs are written to words[0..outputs). Throws CoreError; then nothing was submitted.
@@ -34,16 +33,16 @@ class Device {
   void cancelToken(uint32_t token);
   void releaseToken(uint32_t token);
 
-  Isa isa() const { return isa_; }
   bool guarded() const { return env_.guard; }
   Queue& queue() { return *queue_; }
   Storage& storage() { return storage_; }
+  Backend& backend() { return *backend_; }
 
  private:
   TokenPtr token(uint32_t id) const;
 
   EnvSwitches env_;
-  Isa isa_;
+  std::unique_ptr<Backend> backend_;
   bool dry_;
   std::unordered_map<uint32_t, TokenPtr> tokens_;
   uint32_t nextToken_ = 1;

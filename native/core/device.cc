@@ -1,4 +1,4 @@
-#include "cpu/device.h"
+#include "core/device.h"
 
 #include <cstdlib>
 #include <cstring>
@@ -9,34 +9,18 @@ namespace {
 constexpr uint32_t kMaxOperands = 24;
 constexpr uint32_t kMaxParams = 64;
 
-Isa chooseIsa(const std::string& wanted) {
-  if (wanted.empty()) return bestIsa();
-  for (Isa isa : {Isa::generic, Isa::avx2, Isa::avx512, Isa::neon}) {
-    if (wanted != isaName(isa)) continue;
-    if (!isaUsable(isa))
-      throw CoreError("DEVICE_UNAVAILABLE", "This processor cannot run the '" + wanted + "' kernels.");
-    return isa;
-  }
-  throw CoreError("INVALID_ARGUMENT",
-                  "Expected generic, avx2, avx512 or neon for the instruction set but received '" + wanted + "'.");
-}
-
-int chooseThreads(int wanted, int fromEnv) {
-  const int n = wanted > 0 ? wanted : fromEnv > 0 ? fromEnv : availableProcessors();
-  return n > 256 ? 256 : n;
-}
-
 }  // namespace
 
-Device::Device(const DeviceOptions& options, Queue::OnComplete onComplete)
+Device::Device(std::unique_ptr<Backend> backend, const DeviceOptions& options, Queue::OnComplete onComplete)
     : env_(readEnv()),
-      isa_(chooseIsa(options.isa.empty() ? env_.isa : options.isa)),
+      backend_(std::move(backend)),
       dry_(options.dry),
-      storage_(options.memoryLimit ? options.memoryLimit
+      storage_(*backend_,
+               options.memoryLimit ? options.memoryLimit
                : env_.memoryLimit  ? env_.memoryLimit
-                                   : availableMemory() / 10 * 8,
+                                   : backend_->memory(),
                env_.guard, options.dry, [this] { queue_->drain(); }),
-      queue_(std::make_unique<Queue>(chooseThreads(options.threads, env_.threads), env_.trace, std::move(onComplete))) {
+      queue_(std::make_unique<Queue>(*backend_, env_.trace, std::move(onComplete))) {
   tokens_[0] = std::make_shared<Token>(/*shared=*/true);
 }
 
@@ -48,7 +32,7 @@ TokenPtr Device::token(uint32_t id) const {
 }
 
 uint32_t Device::newToken() {
-  tokens_[nextToken_] = std::make_shared<Token>();
+  tokens_[nextToken_] = std::make_shared<Token>(/*shared=*/false, nextToken_);
   return nextToken_++;
 }
 
@@ -68,15 +52,10 @@ void Device::submit(uint32_t* words, uint32_t capacity) {
   if (words[0] >= kOpCount || inputs + outputs > kMaxOperands || params > kMaxParams)
     throw CoreError("INTERNAL", "A malformed command was submitted.");
   const TokenPtr owner = token(words[1]);
-  const KernelEntry* kernel = findKernel(op, isa_);
-  if (!kernel)
-    throw CoreError("DEVICE_UNAVAILABLE", std::string("The op '") + opInfo(op).name + "' has no '" + isaName(isa_) +
-                                              "' kernel in this build.");
 
   TensorView views[kMaxOperands];
   uint32_t handles[kMaxOperands] = {};
   uint32_t at = 5;
-  bool wide = false;
   // Handles allocated here are given back if anything below throws.
   struct Undo {
     Storage& storage;
@@ -98,7 +77,6 @@ void Device::submit(uint32_t* words, uint32_t capacity) {
     for (uint32_t d = 0; d < v.rank; ++d) v.dims[d] = words[at + 5 + d];
     at += 5 + v.rank;
     if (i < inputs && !handle) continue;
-    wide |= v.dtype == DType::f64;
     const size_t bytes = v.bytes();
     handles[i] = handle;
     if (!handle) {
@@ -108,21 +86,17 @@ void Device::submit(uint32_t* words, uint32_t capacity) {
     v.data = storage_.resolve(handles[i], offset, bytes);
   }
 
-  const KernelFn fn = wide ? kernel->f64 : kernel->f32;
-  if (!fn)
-    throw CoreError("UNSUPPORTED_DTYPE", "There is no kernel for " + describeCommand(op, views, inputs, outputs) + ".");
   Command command;
   command.op = op;
-  command.fn = fn;
+  command.kernel = backend_->find(op, views, inputs, outputs);
+  if (!command.kernel)
+    throw CoreError("UNSUPPORTED_DTYPE", "There is no kernel for " + describeCommand(op, views, inputs, outputs) + ".");
   command.token = owner;
   command.inputs = inputs;
   command.outputs = outputs;
-  if (kernel->plan) {
-    // The plan sees the pool's width only; it cannot start work.
-    const KernelArgs args{views, views + inputs, words + at, nullptr, &queue_->pool(), nullptr};
-    const size_t bytes = kernel->plan(args);
-    if (bytes) command.scratch = storage_.scratch(bytes);
-  }
+  const size_t scratch =
+      backend_->scratchBytes(command.kernel, {views, views + inputs, words + at, nullptr, owner->number()});
+  if (scratch) command.scratch = storage_.scratch(scratch);
   if (env_.guard && !dry_) {
     for (uint32_t i = inputs; i < inputs + outputs; ++i) {
       bool isFresh = false;

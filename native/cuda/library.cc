@@ -1,0 +1,52 @@
+// The library's one symbol, and its table of kernels.
+#include "cuda/library.h"
+
+#include <cstring>
+
+#include "cuda/card.h"
+
+extern "C" const infinity::cuda::KernelEntry __start_inf_cuda_kernels[];
+extern "C" const infinity::cuda::KernelEntry __stop_inf_cuda_kernels[];
+
+namespace infinity::cuda {
+namespace {
+
+const KernelEntry* find(const char* op) {
+  for (const KernelEntry* e = __start_inf_cuda_kernels; e != __stop_inf_cuda_kernels; ++e)
+    if (std::strcmp(e->op, op) == 0) return e;
+  return nullptr;
+}
+
+bool accepts(const KernelEntry* entry, const Operands& o, uint32_t inputs, uint32_t outputs) {
+  const auto some = [&](DType type) {
+    for (uint32_t i = 0; i < inputs; ++i)
+      if (o.in[i] && o.in[i].dtype == type) return true;
+    for (uint32_t i = 0; i < outputs; ++i)
+      if (o.out[i].dtype == type) return true;
+    return false;
+  };
+  if (some(DType::f64)) return false;
+  return entry->accept ? entry->accept(o.in, o.out) : !some(DType::bf16);
+}
+
+size_t plan(Card* card, const KernelEntry* entry, const Operands& o) {
+  if (!entry->plan) return 0;
+  return entry->plan({o.in, o.out, o.params, nullptr, streamOf(card), nullptr, factsOf(card), nullptr});
+}
+
+void run(Card* card, const KernelEntry* entry, const Operands& o, void* scratch, uint32_t request,
+         CallFailure* failure) {
+  entry->launch({o.in, o.out, o.params, scratch, streamOf(card), faultWord(card, request), factsOf(card), failure});
+}
+
+constexpr Library kLibrary = {
+    kLibraryVersion, openCard, closeCard, allocate, release, find, accepts, plan, run,
+    upload,          fill,     finish,    wait,     copyNow,
+};
+
+}  // namespace
+}  // namespace infinity::cuda
+
+extern "C" __attribute__((visibility("default"))) const infinity::cuda::Library* node_infinity_cuda() {
+  return &infinity::cuda::kLibrary;
+}

@@ -1,0 +1,75 @@
+// What the addon and node_infinity_cuda.so agree on. The library is opened at run time, beside the addon, so that a
+// machine without a card needs nothing of it; no CUDA header is needed on the addon's side.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "core/tensor.h"
+
+namespace infinity::cuda {
+
+// What a plan or a launch may decide by.
+struct DeviceFacts {
+  uint32_t processors;    // streaming multiprocessors
+  uint32_t architecture;  // 80, 89, 90, ...
+  uint32_t sharedBytes;   // a block may ask for, dynamic
+  uint64_t cacheBytes;    // second level
+};
+
+struct DeviceInfo {
+  DeviceFacts facts;
+  uint64_t memory;  // bytes of the card
+  char name[128];
+};
+
+// Bits of a request's fault word. A kernel that finds one goes on; the next read of the request reports it.
+enum Fault : uint32_t {
+  kNotANumber = 1,  // the logits of a bit are not numbers
+};
+
+// The first failure of a call. `code` is a literal and null while there is none.
+struct CallFailure {
+  const char* code = nullptr;
+  char message[256] = {};
+};
+
+struct Card;         // an opened card with its stream
+struct KernelEntry;  // cuda/kernel.h
+
+struct Operands {
+  const TensorView* in;
+  const TensorView* out;
+  const uint32_t* params;
+};
+
+// Told, on a thread of the library, that a read is complete.
+using FinishFn = void (*)(void* context, uint32_t fault, const char* error);
+
+constexpr uint32_t kLibraryVersion = 1;
+
+struct Library {
+  uint32_t version;
+  // Opens card number `ordinal`; null with `failure` set where there is none, or none that the kernels run on.
+  Card* (*open)(int ordinal, DeviceInfo* info, CallFailure* failure);
+  void (*close)(Card*);  // after wait()
+  void* (*allocate)(Card*, size_t bytes);
+  void (*release)(Card*, void* block);
+  // The op's kernel, or null.
+  const KernelEntry* (*find)(const char* op);
+  bool (*accepts)(const KernelEntry*, const Operands&, uint32_t inputs, uint32_t outputs);
+  size_t (*plan)(Card*, const KernelEntry*, const Operands&);
+  void (*run)(Card*, const KernelEntry*, const Operands&, void* scratch, uint32_t request, CallFailure*);
+  void (*upload)(Card*, void* to, const void* host, size_t bytes, CallFailure*);
+  void (*fill)(Card*, void* to, unsigned char byte, size_t bytes, CallFailure*);
+  // Copies `bytes` to the host when everything before has run, and tells what the request's fault word held.
+  void (*finish)(Card*, uint32_t request, void* host, const void* from, size_t bytes, FinishFn, void* context);
+  // Until everything has run and every FinishFn has returned.
+  void (*wait)(Card*);
+  void (*copyNow)(Card*, void* host, const void* from, size_t bytes);
+};
+
+// The one symbol of the library.
+using LibraryFn = const Library* (*)();
+constexpr const char* kLibrarySymbol = "node_infinity_cuda";
+
+}  // namespace infinity::cuda
