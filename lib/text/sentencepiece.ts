@@ -15,8 +15,6 @@ const UNIGRAM = 1;
 /** T5's span markers, appended behind the vocabulary: the first one gets the highest id. */
 const EXTRA_IDS = 100;
 
-type Field = { readonly number: number; readonly value: number | Uint8Array };
-
 function invalid(what: string, found: unknown): InfinityError {
   return new InfinityError(
     'CHECKPOINT_INVALID',
@@ -28,76 +26,108 @@ function invalid(what: string, found: unknown): InfinityError {
   );
 }
 
-/** Walks over one message. Varints beyond 2^53 lose precision, which only negative numbers have here. */
-function* fields(bytes: Uint8Array): Generator<Field> {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  let at = 0;
-  const varint = () => {
-    let value = 0;
-    for (let shift = 0; shift < 70; shift += 7) {
-      if (at >= bytes.byteLength) break;
-      const byte = bytes[at++];
-      value += (byte & 0x7f) * 2 ** shift;
-      if (byte < 0x80) return value;
-    }
-    throw invalid('a whole number', at);
-  };
-  const take = (count: number) => {
-    if (at + count > bytes.byteLength) throw invalid(`${count} more bytes`, bytes.byteLength - at);
-    at += count;
-    return at - count;
-  };
-  while (at < bytes.byteLength) {
-    const key = varint();
-    const number = Math.floor(key / 8);
+/**
+ * Walks over the fields of one message after the other and makes no object of a field: a vocabulary has many thousands, in files
+ * not much larger. Varints beyond 2^53 lose precision, which only negative numbers have here.
+ */
+class MessageCursor {
+  /** The field that `next` has found: its number, and a number or a range of bytes. */
+  field = 0;
+  isBytes = false;
+  scalar = 0;
+  from = 0;
+  to = 0;
+  private at = 0;
+  private end = 0;
+
+  constructor(
+    private readonly bytes: Buffer,
+    private readonly view: DataView,
+  ) {}
+
+  /** Starts on the message in [from, to). */
+  open(from: number, to: number): this {
+    this.at = from;
+    this.end = to;
+    return this;
+  }
+
+  /** Starts on the message that another cursor has found. */
+  enter(outer: MessageCursor): this {
+    if (!outer.isBytes) throw invalid('a message', outer.scalar);
+    return this.open(outer.from, outer.to);
+  }
+
+  /** Goes to the next field; false at the end of the message. */
+  next(): boolean {
+    if (this.at >= this.end) return false;
+    const key = this.varint();
+    this.field = Math.floor(key / 8);
+    this.isBytes = key % 8 === 2;
     switch (key % 8) {
       case 0:
-        yield { number, value: varint() };
+        this.scalar = this.varint();
         break;
       case 1:
-        yield { number, value: view.getFloat64(take(8), true) };
+        this.scalar = this.view.getFloat64(this.take(8), true);
         break;
       case 2: {
-        const length = varint();
-        const from = take(length);
-        yield { number, value: bytes.subarray(from, from + length) };
+        const length = this.varint();
+        this.from = this.take(length);
+        this.to = this.at;
         break;
       }
       case 5:
-        yield { number, value: view.getFloat32(take(4), true) };
+        this.scalar = this.view.getFloat32(this.take(4), true);
         break;
       default:
         throw invalid('a known field', key);
     }
+    return true;
   }
-}
 
-/** The last value of a field of a message, which is the one that counts. */
-function fieldOf(message: number | Uint8Array, wanted: number): number | Uint8Array | undefined {
-  if (typeof message === 'number') throw invalid('a message', message);
-  let found: number | Uint8Array | undefined;
-  for (const { number, value } of fields(message)) if (number === wanted) found = value;
-  return found;
+  /** The bytes of the field as text. */
+  text(): string {
+    return this.bytes.toString('utf8', this.from, this.to);
+  }
+
+  private varint(): number {
+    let value = 0;
+    for (let shift = 0; shift < 70; shift += 7) {
+      if (this.at >= this.end) break;
+      const byte = this.bytes[this.at++]!;
+      value += (byte & 0x7f) * 2 ** shift;
+      if (byte < 0x80) return value;
+    }
+    throw invalid('a whole number', this.at);
+  }
+
+  private take(count: number): number {
+    if (this.at + count > this.end) throw invalid(`${count} more bytes`, this.end - this.at);
+    this.at += count;
+    return this.at - count;
+  }
 }
 
 type Piece = readonly [text: string, score: number];
 
-const utf8 = new TextDecoder();
-
-function parsePiece(message: number | Uint8Array): { readonly piece: Piece; readonly type: number } {
-  if (typeof message === 'number') throw invalid('a message', message);
-  let text: number | Uint8Array | undefined;
-  let score: number | Uint8Array = 0;
-  let type: number | Uint8Array = PIECE_TYPE.normal;
-  for (const { number, value } of fields(message)) {
-    if (number === PIECE.text) text = value;
-    else if (number === PIECE.score) score = value;
-    else if (number === PIECE.type) type = value;
+/** Puts the piece in the message of `cursor` into `vocab[id]`; of a repeated field the last value counts. Returns its type. */
+function readPiece(cursor: MessageCursor, vocab: Piece[], id: number): number {
+  let text: string | undefined;
+  let score = 0;
+  let type: number = PIECE_TYPE.normal;
+  while (cursor.next()) {
+    const { field, isBytes } = cursor;
+    if (field !== PIECE.text && field !== PIECE.score && field !== PIECE.type) continue;
+    if (isBytes !== (field === PIECE.text)) throw invalid('a piece', `field ${field} of another kind`);
+    if (field === PIECE.text) text = cursor.text();
+    else if (field === PIECE.score) score = cursor.scalar;
+    else type = cursor.scalar;
   }
-  if (!(text instanceof Uint8Array) || typeof score !== 'number' || typeof type !== 'number')
-    throw invalid('a piece', text);
+  if (text === undefined) throw invalid('a piece', text);
   if (type === PIECE_TYPE.byte) throw invalid('a vocabulary without byte pieces', type);
-  return { piece: [utf8.decode(text), score], type };
+  vocab[id] = [text, score];
+  return type;
 }
 
 /**
@@ -107,37 +137,51 @@ function parsePiece(message: number | Uint8Array): { readonly piece: Piece; read
  * @throws InfinityError CHECKPOINT_INVALID for anything that is not a unigram model of that kind
  */
 export function tokenizerFromSentencePiece(bytes: Uint8Array): TokenizerJson {
-  const vocab: Piece[] = [];
   const special: AddedTokenJson[] = [];
   let [unknownId, endId] = [-1, -1];
-  let charsmap: Uint8Array | undefined;
-  for (const { number, value } of fields(bytes)) {
-    if (number === MODEL.piece) {
-      const { piece, type } = parsePiece(value);
-      const [text] = piece;
-      const id = vocab.push(piece) - 1;
+  let charsmap: Buffer | undefined;
+  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const model = new MessageCursor(buffer, view).open(0, bytes.byteLength);
+  const part = new MessageCursor(buffer, view);
+  // Counted first: a list that grows leaves its shorter copies behind.
+  let count = 0;
+  while (model.next()) if (model.field === MODEL.piece) count++;
+  const vocab = new Array<Piece>(count + EXTRA_IDS);
+  let id = 0;
+  model.open(0, bytes.byteLength);
+  while (model.next()) {
+    if (model.field === MODEL.piece) {
+      const type = readPiece(part.enter(model), vocab, id);
+      const text = vocab[id]![0];
       if (type !== PIECE_TYPE.normal) special.push(specialToken(id, text));
       if (type === PIECE_TYPE.unknown && unknownId < 0) unknownId = id;
       if (type === PIECE_TYPE.control && text === '</s>' && endId < 0) endId = id;
-    }
-    if (number === MODEL.trainer) {
-      const type = fieldOf(value, TRAINER.modelType) ?? UNIGRAM;
-      if (type !== UNIGRAM) throw invalid('a unigram model', type);
-    }
-    if (number === MODEL.normalizer) {
-      const map = fieldOf(value, NORMALIZER.charsmap);
-      if (map instanceof Uint8Array && map.length > 0) charsmap = map;
+      id++;
+    } else if (model.field === MODEL.trainer) {
+      part.enter(model);
+      while (part.next())
+        if (part.field === TRAINER.modelType && (part.isBytes || part.scalar !== UNIGRAM))
+          throw invalid('a unigram model', part.isBytes ? 'bytes' : part.scalar);
+    } else if (model.field === MODEL.normalizer) {
+      part.enter(model);
+      while (part.next())
+        if (part.field === NORMALIZER.charsmap && part.isBytes && part.to > part.from)
+          charsmap = buffer.subarray(part.from, part.to);
     }
   }
-  if (unknownId < 0 || endId < 0) throw invalid('an unknown piece and an end marker', vocab.length);
-  const extras = Array.from({ length: EXTRA_IDS }, (_, i) => `<extra_id_${EXTRA_IDS - 1 - i}>`);
-  for (const text of extras) special.push(specialToken(vocab.push([text, 0]) - 1, text));
+  if (unknownId < 0 || endId < 0) throw invalid('an unknown piece and an end marker', count);
+  for (let extra = EXTRA_IDS - 1; extra >= 0; extra--, id++) {
+    const text = `<extra_id_${extra}>`;
+    vocab[id] = [text, 0];
+    special.push(specialToken(id, text));
+  }
   const normalizers: NormalizerJson[] = [
     { type: 'Strip', strip_left: false, strip_right: true },
     { type: 'Replace', pattern: { Regex: ' {2,}' }, content: '▁' },
   ];
   if (charsmap) {
-    normalizers.unshift({ type: 'Precompiled', precompiled_charsmap: Buffer.from(charsmap).toString('base64') });
+    normalizers.unshift({ type: 'Precompiled', precompiled_charsmap: charsmap.toString('base64') });
   }
   return assembleTokenizer({
     vocab,

@@ -80,7 +80,7 @@ export class TextTokenizer {
 
   /** The piece or added token of an id, or undefined. */
   pieceOf(id: number): string | undefined {
-    return this.contents.get(id) ?? this.model.pieces[id];
+    return this.contents.get(id) ?? this.model.pieceOf(id);
   }
 
   /** The id of a piece or added token, or undefined. */

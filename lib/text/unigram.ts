@@ -9,10 +9,9 @@ const UNKNOWN_PENALTY = 10;
 
 /** A vocabulary of pieces with their log probabilities. */
 export class UnigramModel {
-  readonly pieces: readonly string[];
   readonly unknownId: number;
+  private readonly vocab: UnigramJson['vocab'];
   private readonly ids = new Map<string, number>();
-  private readonly scores: Float64Array;
   private readonly unknownScore: number;
   /** Characters (code points) of the longest piece: bounds the search. */
   private readonly longest: number = 1;
@@ -22,7 +21,9 @@ export class UnigramModel {
     expectTokenizer(json?.type === 'Unigram', 'a Unigram model', json?.type);
     expectTokenizer(json.byte_fallback !== true, 'a model without byte_fallback', json.byte_fallback);
     expectTokenizer(Array.isArray(json.vocab) && json.vocab.length > 0, 'a vocabulary', json.vocab);
-    for (const entry of json.vocab) {
+    // By index: iterating would make an object an entry, of which there may be very many.
+    for (let id = 0; id < json.vocab.length; id++) {
+      const entry = json.vocab[id]!;
       const valid = Array.isArray(entry) && typeof entry[0] === 'string' && Number.isFinite(entry[1]);
       expectTokenizer(valid, '[piece, score] in the vocabulary', entry);
     }
@@ -33,12 +34,13 @@ export class UnigramModel {
       unknownId,
     );
     this.unknownId = unknownId;
-    this.pieces = json.vocab.map(([piece]) => piece);
-    this.scores = Float64Array.from(json.vocab, ([, score]) => score);
+    this.vocab = json.vocab;
     let lowest = Number.POSITIVE_INFINITY;
-    for (const [id, piece] of this.pieces.entries()) {
+    for (let id = 0; id < json.vocab.length; id++) {
+      const entry = json.vocab[id]!;
+      const piece = entry[0];
       this.ids.set(piece, id);
-      lowest = Math.min(lowest, this.scores[id]);
+      lowest = Math.min(lowest, entry[1]);
       if (piece.length > this.longest) this.longest = Math.max(this.longest, [...piece].length);
     }
     this.unknownScore = lowest - UNKNOWN_PENALTY;
@@ -46,7 +48,11 @@ export class UnigramModel {
 
   /** Pieces in the vocabulary. */
   get size(): number {
-    return this.pieces.length;
+    return this.vocab.length;
+  }
+
+  pieceOf(id: number): string | undefined {
+    return this.vocab[id]?.[0];
   }
 
   idOf(piece: string): number | undefined {
@@ -74,7 +80,7 @@ export class UnigramModel {
         piece += characters[end - 1];
         const id = this.ids.get(piece);
         if (id === undefined) continue;
-        offer(start, end, id, this.scores[id]);
+        offer(start, end, id, this.vocab[id]![1]);
         single ||= end === start + 1;
       }
       if (!single) offer(start, start + 1, this.unknownId, this.unknownScore);

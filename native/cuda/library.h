@@ -19,7 +19,7 @@ struct DeviceFacts {
 struct DeviceInfo {
   DeviceFacts facts;
   uint64_t memory;  // bytes of the card
-  char name[128];
+  char name[256];
 };
 
 // Bits of a request's fault word. A kernel that finds one goes on; the next read of the request reports it.
@@ -30,7 +30,7 @@ enum Fault : uint32_t {
 // The first failure of a call. `code` is a literal and null while there is none.
 struct CallFailure {
   const char* code = nullptr;
-  char message[256] = {};
+  char message[512] = {};
 };
 
 struct Card;         // an opened card with its stream
