@@ -40,7 +40,7 @@ describe('unigram model', () => {
           const unigram = model(vocab);
           const ids = unigram.encode(word);
           if (ids.includes(0)) return;
-          assert.equal(ids.map((id) => unigram.pieces[id]).join(''), word);
+          assert.equal(ids.map((id) => unigram.pieceOf(id)).join(''), word);
           const score = ids.reduce((sum, id) => sum + vocab[id - 1][1], 0);
           assert.equal(score, bestScore(word, vocab));
         },
