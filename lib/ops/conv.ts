@@ -4,6 +4,7 @@ import type { Shape, Tensor } from '../tensor.js';
 import { checkShapes } from './check.js';
 import { convAlgorithm } from './conv_algorithm.js';
 import { Op } from './generated.js';
+import { packsWeights, unpackedWeight } from './packed.js';
 import { differentiable, recordsGradient } from './record.js';
 import { run, shaped } from './run.js';
 
@@ -46,6 +47,7 @@ export class PackedConv {
 
 function pack(w: Tensor, upsample: boolean, dtype: 'f32' | 'bf16'): PackedConv {
   checkShapes('pack_conv2d', w.rank === 4 && (!upsample || isThreeByThree(w.shape)), 'weights [O, C, kh, kw]', w);
+  if (!packsWeights(w)) return new PackedConv(unpackedWeight(w, dtype), w.shape, upsample);
   const [O, C, kh, kw] = w.shape as [number, number, number, number];
   const rows = Math.ceil(O / PACKED_COLUMNS) * PACKED_COLUMNS;
   const channels = C <= 4 ? 4 : Math.ceil(C / PACKED_CHANNELS) * PACKED_CHANNELS;
@@ -131,7 +133,7 @@ export function conv2d(x: Tensor, w: Tensor | PackedConv, b?: Tensor | null, opt
   );
   const params = [kh, kw, stride, top, left];
   const yShape = [B, OH, OW, O];
-  if (w instanceof PackedConv) {
+  if (w instanceof PackedConv && packsWeights(weight)) {
     const form = isThreeByThree(shape) && stride === 1 ? '3x3' : 'other';
     return convAlgorithm({ form, width: W, inChannels: shape[1]! }) === 'winograd'
       ? run(Op.conv2dWinograd, [x, weight, b], [shaped(x, yShape)], [top, left])[0]!
@@ -161,7 +163,7 @@ export function upsampleConv2d(x: Tensor, w: Tensor | PackedConv, b?: Tensor | n
   const [B, H, W] = x.shape as [number, number, number];
   const [O, inChannels] = shape as [number, number];
   const yShape = [B, 2 * H, 2 * W, O];
-  if (w instanceof PackedConv) {
+  if (w instanceof PackedConv && packsWeights(weight)) {
     const algorithm = convAlgorithm({ form: 'upsample', width: W, inChannels });
     const op = algorithm === 'winograd' ? Op.upsampleConv2dWinograd : Op.upsampleConv2dPacked;
     return run(op, [x, weight, b], [shaped(x, yShape)])[0]!;

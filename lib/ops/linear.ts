@@ -4,6 +4,7 @@ import type { Tensor } from '../tensor.js';
 import { checkShapes, isFloat, sameShape } from './check.js';
 import { add, gelu, mul } from './elementwise.js';
 import { Op } from './generated.js';
+import { packsWeights, unpackedWeight } from './packed.js';
 import { differentiable, recordsGradient } from './record.js';
 import { run, shaped } from './run.js';
 
@@ -40,6 +41,7 @@ export class PackedWeight {
 export function packLinear(w: Tensor, options: { readonly dtype?: 'f32' | 'bf16' } = {}): PackedWeight {
   checkShapes('pack_linear', w.rank === 2 && (isFloat(w) || w.dtype === 'bf16'), 'weights [out, in]', w);
   const [out, inputs] = w.shape as [number, number];
+  if (!packsWeights(w)) return new PackedWeight(unpackedWeight(w, options.dtype ?? 'f32'), out, inputs);
   const dtype = w.dtype === 'f64' ? 'f64' : (options.dtype ?? 'f32');
   const shape = [Math.ceil(out / PACKED_COLUMNS) * PACKED_COLUMNS, inputs];
   return new PackedWeight(run(Op.packLinear, [w], [{ dtype, shape }])[0]!, out, inputs);
@@ -87,6 +89,7 @@ export function linear(x: Tensor, w: Tensor | PackedWeight, b?: Tensor | null, e
   const operands = [x, weight, b, residual, gate];
   if (packed) {
     if (recordsGradient(x, b)) refuseWithoutGradient('packed');
+    if (!packsWeights(weight)) return run(Op.linear, operands, [shaped(x, shape)], [Number(applyGelu)])[0]!;
     return run(Op.linearPacked, operands, [shaped(x, shape)], [out, Number(applyGelu)])[0]!;
   }
   const [y] = run(Op.linear, operands, [shaped(x, shape)], [Number(applyGelu)]);
