@@ -59,7 +59,19 @@ void withElement(DType type, const F& f) {
     f(float{});
 }
 
-// For KernelEntry::accept: every floating operand is f32, or every one bf16.
+// For KernelEntry::accept.
 inline bool isFloating(const TensorView& v) { return v && v.dtype != DType::i32 && v.dtype != DType::u8; }
+
+// Every floating operand is f32, or every one bf16.
+template <int Ins, int Outs>
+bool acceptOneFloat(const TensorView* in, const TensorView* out) {
+  const DType type = out[0].dtype;
+  if (type != DType::f32 && type != DType::bf16) return false;
+  for (int k = 0; k < Ins; ++k)
+    if (isFloating(in[k]) && in[k].dtype != type) return false;
+  for (int k = 0; k < Outs; ++k)
+    if (isFloating(out[k]) && out[k].dtype != type) return false;
+  return true;
+}
 
 }  // namespace infinity::cuda

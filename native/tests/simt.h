@@ -18,6 +18,7 @@
 #define __device__
 #define __host__
 #define __constant__ static
+#define __grid_constant__
 // Blocks run one at a time: what is static is shared by the threads of one block.
 #define __shared__ static
 #define __forceinline__ inline __attribute__((always_inline))
@@ -170,6 +171,8 @@ inline float __fdividef(float a, float b) { return a / b; }
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+inline float __fmul_rn(float a, float b) { return a * b; }
+using std::isfinite;
 template <class T>
 constexpr T min(T a, std::type_identity_t<T> b) {
   return b < a ? b : a;

@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
 import { InfinityError } from '../../lib/errors.js';
 import * as ops from '../../lib/ops/elementwise.js';
-import { Tensor } from '../../lib/tensor.js';
-import { assertGradients, assertMatchesReference, isaDevices } from '../support/numeric.js';
+import { Op, type OpDefinition } from '../../lib/ops/generated.js';
+import { type Shape, Tensor } from '../../lib/tensor.js';
+import { assertBf16 } from '../support/bf16.js';
+import { assertGradients, assertMatchesReference, isaDevices, random, referenceOf } from '../support/numeric.js';
 
 const maps = {
   gelu: ops.gelu,
@@ -44,6 +46,26 @@ const broadcasts: [number[], number[]][] = [
   [[2, 33000], [1]],
 ];
 
+/** Op, operands, parameters. */
+const maps16: [OpDefinition, number, number[]][] = [
+  [Op.scale, 1, [-0.75]],
+  [Op.addScalar, 1, [0.5]],
+  [Op.clamp, 1, [-0.5, 0.25]],
+  [Op.clampBackward, 2, [-0.5, 0.25]],
+  [Op.exp, 1, []],
+  [Op.abs, 1, []],
+  [Op.absBackward, 2, []],
+  [Op.square, 1, []],
+  [Op.squareBackward, 2, []],
+  [Op.sigmoid, 1, []],
+  [Op.sigmoidBackward, 2, []],
+  [Op.gelu, 1, []],
+  [Op.geluBackward, 2, []],
+  [Op.silu, 1, []],
+  [Op.siluBackward, 2, []],
+  [Op.swiglu, 2, []],
+];
+
 for (const [isa, device] of isaDevices()) {
   describe(`elementwise on ${isa}`, () => {
     for (const [name, op] of Object.entries(maps)) {
@@ -51,7 +73,7 @@ for (const [isa, device] of isaDevices()) {
         for (const n of [1, 31, 33, 16385]) await assertMatchesReference(device, op, [[n]], { scale: 6 });
         await assertGradients(device, op, [[3, 11]], { scale: 4 });
         const xs = [-3, -0.5, 0.25, 2];
-        const x = Tensor.from(xs, [4], 'f64', device);
+        const x = Tensor.from(xs, [4], 'f64', referenceOf(device));
         const y = op(x);
         const got = await y.readFloats();
         const want = xs.map(scalars[name as keyof typeof maps]);
@@ -116,6 +138,37 @@ for (const [isa, device] of isaDevices()) {
       await assertMatchesReference(device, (x) => ops.broadcastTo(x, [4, 3, 35]), [[3, 1]]);
       await assertGradients(device, (x) => ops.broadcastTo(x, [4, 3, 5]), [[3, 1]]);
       await assertGradients(device, (x) => ops.broadcastTo(x, [2, 3]), [[]]);
+    });
+    it('views that start anywhere give what aligned tensors give', async () => {
+      const cases: [string, number[], number[]][] = [
+        ['one shape', [5, 33], [5, 33]],
+        ['a row for all', [5, 32], [32]],
+        ['a number a row', [5, 32], [5, 1]],
+      ];
+      for (const [name, a, b] of cases) {
+        const [long, other] = [random(device, 1, [200]), random(device, 2, b)];
+        const size = a[0]! * a[1]!;
+        for (const offset of [1, 4]) {
+          const view = long.view(a, offset);
+          const copy = Tensor.from((await long.readFloats()).subarray(offset, offset + size), a, 'f32', device);
+          const results = [view, copy].map((x) => ops.mul(x, other));
+          const [got, want] = await Promise.all(results.map((y) => y.read()));
+          assert.deepEqual(got, want, `${name}, ${offset}`);
+          for (const t of [view, copy, ...results]) t.dispose();
+        }
+        long.dispose();
+        other.dispose();
+      }
+    });
+    it('bf16 is computed in float and rounded once', async function () {
+      if (device.kind !== 'cuda') this.skip(); // the processor computes in f32 and f64
+      for (const [op, operands, params] of maps16)
+        for (const n of [1, 33, 4104])
+          await assertBf16(device, op, new Array<Shape>(operands).fill([n]), [[n]], { params, scale: 4 });
+      await assertBf16(device, Op.swigluBackward, [[1033], [1033], [1033]], [[1033], [1033]], { scale: 4 });
+      for (const op of [Op.add, Op.sub, Op.mul])
+        for (const [a, b] of broadcasts) await assertBf16(device, op, [a, b], [ops.broadcastShape(a, b)!]);
+      await assertBf16(device, Op.broadcastTo, [[3, 1]], [[4, 3, 40]]);
     });
     it('refuses shapes that do not broadcast and types that do not match', () => {
       const a = Tensor.from([1, 2], [2], 'f32', device);

@@ -1,10 +1,13 @@
 import assert from 'node:assert/strict';
 import { Device } from '../../lib/device.js';
 import { addScalar, scale } from '../../lib/ops/elementwise.js';
+import { Op } from '../../lib/ops/generated.js';
 import { l1Loss } from '../../lib/ops/loss.js';
 import { sumSquares } from '../../lib/ops/optim.js';
 import * as ops from '../../lib/ops/reduce.js';
-import { Tensor } from '../../lib/tensor.js';
+import { run } from '../../lib/ops/run.js';
+import { sizeOf, Tensor } from '../../lib/tensor.js';
+import { assertBf16, randomBf16, toBf16 } from '../support/bf16.js';
 import { assertGradients, assertMatchesReference, isaDevices, randomArray } from '../support/numeric.js';
 
 /** Plain sums over axis `axis` of a row-major array. */
@@ -21,7 +24,8 @@ for (const [isa, device] of isaDevices()) {
     it('sums each axis as plain loops do', async () => {
       const shape = [3, 70, 5];
       const values = randomArray(1, 3 * 70 * 5);
-      const x = Tensor.from(values, shape, 'f64', device);
+      const [dtype, tolerance] = device.kind === 'cuda' ? (['f32', 2e-6] as const) : (['f64', 1e-12] as const);
+      const x = Tensor.from(values, shape, dtype, device);
       for (const axis of [0, 1, 2, -1]) {
         const y = ops.sumAxis(x, axis);
         const at = axis < 0 ? axis + 3 : axis;
@@ -31,7 +35,7 @@ for (const [isa, device] of isaDevices()) {
           shape.filter((_, i) => i !== at),
         );
         const got = await y.readFloats();
-        for (let i = 0; i < want.length; i++) assert.ok(Math.abs(got[i]! - want[i]!) < 1e-12);
+        for (let i = 0; i < want.length; i++) assert.ok(Math.abs(got[i]! - want[i]!) < tolerance);
         y.dispose();
       }
       x.dispose();
@@ -51,7 +55,46 @@ for (const [isa, device] of isaDevices()) {
       assert.equal((await a.readFloats())[39], (await b.readFloats())[0]);
       for (const t of [many, one, a, b]) t.dispose();
     });
-    it('one thread and two give the same bits', async () => {
+    it('a column has the same sum whatever stands beside it', async () => {
+      for (const n of [7, 64, 5000]) {
+        const values = randomArray(5, n * 40);
+        const many = Tensor.from(values, [n, 40], 'f32', device);
+        const three = Tensor.from(
+          values.filter((_, i) => i % 40 < 3),
+          [n, 3],
+          'f32',
+          device,
+        );
+        const [a, b] = [ops.sumAxis(many, 0), ops.sumAxis(three, 0)];
+        assert.deepEqual((await a.readFloats()).slice(0, 3), await b.readFloats());
+        for (const t of [many, three, a, b]) t.dispose();
+      }
+    });
+    it('sums bf16 into bf16 and into f32', async function () {
+      if (device.kind !== 'cuda') this.skip(); // the processor sums f32 and f64
+      const shape = [9, 130, 12];
+      for (const [first, count, out] of [
+        [0, 1, [130, 12]],
+        [1, 1, [9, 12]],
+        [0, 2, [12]],
+        [1, 2, [9]],
+        [0, 3, []],
+      ] as const) {
+        await assertBf16(device, Op.sumAxes, [shape], [out], { params: [first, count, 1] });
+        const values = randomBf16(1, sizeOf(shape));
+        const [x16, x32] = [
+          Tensor.from(toBf16(values), shape, 'bf16', device),
+          Tensor.from(values, shape, 'f32', device),
+        ];
+        const [wide, same] = [x16, x32].map(
+          (x) => run(Op.sumAxes, [x], [{ dtype: 'f32', shape: out }], [first, count, 0])[0]!,
+        );
+        assert.deepEqual(await wide!.read(), await same!.read());
+        for (const t of [x16, x32, wide!, same!]) t.dispose();
+      }
+    });
+    it('one thread and two give the same bits', async function () {
+      if (device.kind === 'cuda') this.skip(); // a card has no threads to choose
       const values = randomArray(3, 3 * 5000 * 7);
       const results = await Promise.all(
         [1, 2].map(async (threads) => {
