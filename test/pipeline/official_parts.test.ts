@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
-import { readFile, rename, rm } from 'node:fs/promises';
+import { cp, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Image } from '../../lib/io/image.js';
+import { openTensors } from '../../lib/io/open_tensors.js';
+import { readAll } from '../../lib/io/tensor_source.js';
 import type { LoadOptions } from '../../lib/pipeline/load_options.js';
 import type { PretrainedParts } from '../../lib/pipeline/official_parts.js';
 import { InfinityPipeline } from '../../lib/pipeline/pipeline.js';
@@ -14,6 +16,7 @@ import {
   templateSchedule,
 } from '../../lib/tokenizer/schedule.js';
 import { type OfficialFiles, officialFiles } from '../support/official_files.js';
+import { torchState } from '../support/torch_file.js';
 
 const SMALL = { size: [32, 32], seed: 5 } as const;
 
@@ -74,6 +77,32 @@ describe('official parts', function () {
     assert.notDeepEqual(averaged.data, data);
     const bf16 = await draw(whole());
     assert.notDeepEqual(bf16.metadata.model, other.metadata.model);
+  });
+
+  it('take a text encoder from .bin files, whole and in shards', async () => {
+    const { data } = await draw(whole());
+    const weights = await openTensors(join(files.textEncoder, 'model.safetensors'));
+    const tensors = await readAll(weights);
+    await weights.close();
+    const half = Math.ceil(tensors.size / 2);
+    const shards = [new Map([...tensors].slice(0, half)), new Map([...tensors].slice(half))];
+    const names = shards.map((_, i) => `pytorch_model-0000${i + 1}-of-00002.bin`);
+    const index = shards.flatMap((shard, i) => [...shard.keys()].map((name) => [name, names[i]]));
+    const layouts = {
+      'whole.bin': { 'pytorch_model.bin': torchState(tensors) },
+      'shards.bin': {
+        [names[0]!]: torchState(shards[0]!),
+        [names[1]!]: torchState(shards[1]!),
+        'pytorch_model.bin.index.json': JSON.stringify({ metadata: {}, weight_map: Object.fromEntries(index) }),
+      },
+    };
+    for (const [name, contents] of Object.entries(layouts)) {
+      const folder = join(files.folder, name);
+      await cp(files.textEncoder, folder, { recursive: true });
+      await rm(join(folder, 'model.safetensors'));
+      for (const [file, bytes] of Object.entries(contents)) await writeFile(join(folder, file), bytes);
+      assert.deepEqual((await draw({ ...whole(), textEncoder: folder })).data, data, name);
+    }
   });
 
   it('keep a digest of the tokenizer that does not depend on the file', async () => {

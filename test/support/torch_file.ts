@@ -189,3 +189,19 @@ export function torchFile(
     { name: 'archive/version', data: Buffer.from('3\n') },
   ]);
 }
+
+/** A state dict of f32 tensors as torch.save writes it. */
+export function torchState(
+  tensors: ReadonlyMap<string, { readonly shape: readonly number[]; readonly data: Uint8Array }>,
+): Buffer {
+  const entries: Record<string, Pickled> = {};
+  const storages: Record<string, Uint8Array> = {};
+  for (const [name, { shape, data }] of tensors) {
+    const strides = shape.map((_, i) => shape.slice(i + 1).reduce((a, b) => a * b, 1));
+    const key = String(Object.keys(storages).length);
+    const storage = pickled.storage('FloatStorage', key, pickled.int(data.byteLength / 4));
+    entries[name] = pickled.tensor(storage, 0, shape, strides);
+    storages[key] = data;
+  }
+  return torchFile(pickled.orderedDict(entries), storages);
+}
