@@ -3,7 +3,7 @@
 #
 #   pack         (on the machine with Node) lays what must travel into out/gpu: Node, the packages that tests need, the addon
 #   build-test   builds the CUDA library for the card that is there and runs the op tests on it
-#   sanitize     the same tests, the small ones, under compute-sanitizer: memcheck, racecheck, initcheck
+#   sanitize     the same tests under compute-sanitizer: memcheck, racecheck, initcheck
 #
 # Results go to $OUT, by default out/gpu/results; every step prints a short table last and fails when something failed.
 set -uo pipefail
