@@ -90,6 +90,11 @@ void CudaBackend::finish(uint32_t request, void* host, const void* from, size_t 
       const Failure failure{"NUMERICAL", "The logits of a bit are not numbers."};
       return (*then)(&failure);
     }
+    if (fault & cuda::kIdOutOfRange) {
+      const Failure failure{"INVALID_ARGUMENT",
+                            "Expected ids below the number of rows of the table but received one outside."};
+      return (*then)(&failure);
+    }
     (*then)(nullptr);
   };
   library_->finish(card_, request, host, from, bytes, told, new Done(std::move(done)));

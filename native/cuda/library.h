@@ -24,7 +24,8 @@ struct DeviceInfo {
 
 // Bits of a request's fault word. A kernel that finds one goes on; the next read of the request reports it.
 enum Fault : uint32_t {
-  kNotANumber = 1,  // the logits of a bit are not numbers
+  kNotANumber = 1,    // the logits of a bit are not numbers
+  kIdOutOfRange = 2,  // an id that names no row of its table
 };
 
 // The first failure of a call. `code` is a literal and null while there is none.

@@ -68,6 +68,15 @@ for (const [isa, device] of isaDevices()) {
         y.dispose();
       }
     });
+    it('sumSquares shows what is not finite', async () => {
+      for (const odd of [Number.POSITIVE_INFINITY, Number.NaN]) {
+        const x = f32([1, odd, 2], [3]);
+        const y = ops.sumSquares(x);
+        assert.equal((await y.readFloats())[0], odd);
+        x.dispose();
+        y.dispose();
+      }
+    });
     it('clipFactor shrinks what is too long, leaves the rest, and shows a NaN', async () => {
       const parts = [f32([9], []), f32([16], [])];
       const [long, short] = [ops.clipFactor(parts, 2.5), ops.clipFactor(parts, 10)];

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { type DrawKey, normal, uniform } from '../../lib/ops/random.js';
 import { type Shape, Tensor } from '../../lib/tensor.js';
-import { isaDevices } from '../support/numeric.js';
+import { isaDevice, isaDevices } from '../support/numeric.js';
 
 /** Philox-4x32-10, from Salmon et al. 2011: ten rounds, the key raised after each. */
 function philox(counter: readonly number[], key: readonly number[]): number[] {
@@ -85,6 +85,33 @@ for (const [isa, device] of isaDevices()) {
         assert.ok(Math.abs(below(z) - share) < 0.01);
         for (let i = 0; i < n; i++)
           if (Math.abs(u[i]! - share) > 1e-6) assert.equal(x[i]! < 0.5 + 2 * z, u[i]! < share);
+      }
+    });
+    it('draws the same normal numbers as the plain processor', async () => {
+      for (const range of [{}, { lo: -1, hi: 2.5 }]) {
+        const [here, there] = await Promise.all(
+          [device, isaDevice('generic')].map(async (on) => {
+            const y = normal([4099], {
+              seed: 5,
+              scale: 3,
+              image: 2,
+              stream: 1,
+              mean: 0.1,
+              std: 1.5,
+              device: on,
+              ...range,
+            });
+            const read = (await y.read()) as Float32Array;
+            y.dispose();
+            return read;
+          }),
+        );
+        // Computed in double and rounded: a rounding that goes the other way is the most that may differ.
+        for (let i = 0; i < 4099; i++)
+          assert.ok(
+            Math.abs(here![i]! - there![i]!) <= 2 ** -23 * Math.abs(there![i]!),
+            `${i}: ${here![i]} ${there![i]}`,
+          );
       }
     });
     it('a truncated normal stays inside and fills its range', async () => {

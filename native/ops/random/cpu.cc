@@ -63,18 +63,10 @@ void uniformKernel(const KernelArgs& a) {
   fillFromPhilox<T>(a, a.paramsAs<UniformParams>(), [](uint32_t word) { return philoxUniform(word); });
 }
 
-// By the inverse of the distribution function, restricted to [lo, hi]: one draw an element, truncated or not. The
-// middle of the 2^-24 interval is taken, so that neither end is ever asked for.
 template <class T>
 void normalKernel(const KernelArgs& a) {
   const auto& p = a.paramsAs<NormalParams>();
-  const double mean = p.mean, std = p.std, lo = p.lo, hi = p.hi;
-  const double from = normalCdf((lo - mean) / std), to = normalCdf((hi - mean) / std);
-  fillFromPhilox<T>(a, p.draw, [=](uint32_t word) {
-    const double u = (static_cast<double>(word >> 8) + 0.5) * 5.9604644775390625e-8;
-    const double x = mean + std * normalQuantile(from + (to - from) * u);
-    return x < lo ? lo : x > hi ? hi : x;
-  });
+  fillFromPhilox<T>(a, p.draw, NormalDraw(p));
 }
 
 }  // namespace

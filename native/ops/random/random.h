@@ -20,7 +20,7 @@ struct NormalParams {
 inline double normalCdf(double x) { return 0.5 * std::erfc(-x * 0.70710678118654752440); }
 
 // The inverse of `normalCdf` for 0 < p < 1 (Wichura, algorithm AS 241, PPND16; about 1e-16).
-inline double normalQuantile(double p) {
+INFINITY_HD inline double normalQuantile(double p) {
   const double q = p - 0.5;
   if (std::fabs(q) <= 0.425) {
     const double r = 0.180625 - q * q;
@@ -103,5 +103,22 @@ inline double normalQuantile(double p) {
   }
   return q < 0 ? -x : x;
 }
+
+// From a word to a number of the distribution, restricted to [lo, hi], by the inverse of its distribution function: one
+// draw an element, truncated or not. The middle of the 2^-24 interval is taken, so that neither end is ever asked for.
+// In double on every device: numbers are the same wherever they are drawn, and few are.
+struct NormalDraw {
+  double mean, std, lo, hi, from, span;
+
+  explicit NormalDraw(const NormalParams& p) : mean(p.mean), std(p.std), lo(p.lo), hi(p.hi) {
+    from = normalCdf((lo - mean) / std);
+    span = normalCdf((hi - mean) / std) - from;
+  }
+  INFINITY_HD double operator()(uint32_t word) const {
+    const double u = (static_cast<double>(word >> 8) + 0.5) * 5.9604644775390625e-8;
+    const double x = mean + std * normalQuantile(from + span * u);
+    return x < lo ? lo : x > hi ? hi : x;
+  }
+};
 
 }  // namespace infinity
