@@ -91,12 +91,18 @@ export class Device {
   }
 
   private static readonly shared = new Map<DeviceKind, Device>();
+  private static preferred: DeviceKind = 'cpu';
+
+  /** From now on `default()` means this kind; it is the processor before. */
+  static prefer(kind: DeviceKind): void {
+    Device.preferred = kind;
+  }
 
   /**
-   * The device of a kind that pipelines share unless they are given another.
+   * The device of a kind that is shared by whoever is not given another: pipelines, new tensors, networks.
    * @throws InfinityError DEVICE_UNAVAILABLE
    */
-  static default(kind: DeviceKind = 'cpu'): Device {
+  static default(kind: DeviceKind = Device.preferred): Device {
     let device = Device.shared.get(kind);
     if (!device || device.closed) {
       device = Device.create(kind);

@@ -105,7 +105,7 @@ export class InfinityPipeline {
       onProgress,
     } = options;
     signal?.throwIfAborted();
-    const kind = wanted === 'auto' ? 'cpu' : wanted;
+    const kind = wanted === 'auto' ? undefined : wanted;
     const device = threads === undefined ? Device.default(kind) : Device.create(kind, { threads });
     const parts = await openModel(source);
     const format = dtype === 'auto' ? 'f32' : dtype;

@@ -1,10 +1,11 @@
-/** `npm run conformance -- --dir DIR [--photos DIR] [--only TEXT] [--json]`: see docs/conformance.md. */
+/** `npm run conformance -- --dir DIR [--photos DIR] [--only TEXT] [--device cpu|cuda] [--json]`: see docs/conformance.md. */
 import { statSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { Device } from '../../lib/device.js';
 import { Report } from './report.js';
 import { runConformance } from './runner.js';
 
-const USAGE = 'usage: npm run conformance -- --dir DIR [--photos DIR] [--only TEXT] [--json]';
+const USAGE = 'usage: npm run conformance -- --dir DIR [--photos DIR] [--only TEXT] [--device cpu|cuda] [--json]';
 
 function isFolder(path: string): boolean {
   return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
@@ -15,6 +16,7 @@ function parse() {
     dir: { type: 'string' },
     photos: { type: 'string' },
     only: { type: 'string' },
+    device: { type: 'string', default: 'cpu' },
     json: { type: 'boolean' },
   } as const;
   try {
@@ -37,7 +39,18 @@ async function main(): Promise<number> {
     console.error(`${reason}\n${USAGE}`);
     return 2;
   }
-  const { json, ...request } = args;
+  const { json, device, ...request } = args;
+  if (device !== 'cpu' && device !== 'cuda') {
+    console.error(`no such device: ${device}\n${USAGE}`);
+    return 2;
+  }
+  Device.prefer(device);
+  try {
+    Device.default();
+  } catch (error) {
+    console.error((error as Error).message);
+    return 1;
+  }
   const report = new Report(console.log);
   const totals = (await runConformance({ ...request, dir }, report)).totals();
   if (totals.cases === 0) console.error(`No case below ${dir}.`);
