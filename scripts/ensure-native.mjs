@@ -14,12 +14,12 @@ const require = createRequire(import.meta.url);
 const built = join(root, 'build/Release/node_infinity.node');
 
 /**
- * What the addon is built from: a stamp of it lies beside every binary. The C++ tests are not part of it, nor of the package,
- * whose prebuilt binary would be taken for one of other sources.
+ * What the addon is built from: a stamp of it lies beside every binary. The C++ tests and the table of registers are not part of
+ * it, nor of the package, whose prebuilt binary would be taken for one of other sources.
  */
 export function nativeHash() {
   const salt = `${process.platform}-${process.arch}`;
-  return sourceHash(root, ['CMakeLists.txt', 'native'], { salt, leaveOut: ['native/tests'] });
+  return sourceHash(root, ['CMakeLists.txt', 'native'], { salt, leaveOut: ['native/tests', 'native/cuda/registers.txt'] });
 }
 
 export const stampOf = (binary) => join(dirname(binary), 'node_infinity.hash');

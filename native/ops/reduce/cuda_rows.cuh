@@ -72,21 +72,24 @@ __global__ void __launch_bounds__(kRowThreads) sumRowsKernel(const T* x, int64_t
   if (piece < pieces && threadIdx.x % Threads == 0) write(piece, s);
 }
 
-template <class T, class Term, class Write>
+template <int Threads, class T, class Term, class Write>
 void launchRows(const KernelArgs& a, const char* name, const T* x, int64_t rows, int64_t n, int64_t chunk,
                 const Term& term, const Write& write) {
-  constexpr int64_t kWarpTakes = 2048;
   const int64_t perRow = ceilDiv(n, chunk), pieces = rows * perRow;
   const bool packed = (rows == 1 || n % 4 == 0) && reinterpret_cast<uintptr_t>(x) % (4 * sizeof(T)) == 0;
-  const auto shape = [&](int threads) {
-    return LaunchShape{dim3(static_cast<unsigned>(ceilDiv(pieces, kRowThreads / threads))), dim3(kRowThreads)};
-  };
-  if (n <= kWarpTakes)
-    launch(a, name, sumRowsKernel<kWarp, T, Term, Write>, shape(kWarp), x, n, pieces, perRow, chunk, packed, term,
-           write);
+  const auto blocks = static_cast<unsigned>(ceilDiv(pieces, kRowThreads / Threads));
+  launch(a, name, sumRowsKernel<Threads, T, Term, Write>, {dim3(blocks), dim3(kRowThreads)}, x, n, pieces, perRow,
+         chunk, packed, term, write);
+}
+
+// Whole runs, by a warp each where they are short.
+template <class T, class Term, class Write>
+void launchWholeRows(const KernelArgs& a, const char* name, const T* x, int64_t rows, int64_t n, const Term& term,
+                     const Write& write) {
+  if (n <= 2048)
+    launchRows<kWarp>(a, name, x, rows, n, n, term, write);
   else
-    launch(a, name, sumRowsKernel<kRowThreads, T, Term, Write>, shape(kRowThreads), x, n, pieces, perRow, chunk, packed,
-           term, write);
+    launchRows<kRowThreads>(a, name, x, rows, n, n, term, write);
 }
 
 // y[row] = Σ term(x[row][i]) / divisor for `rows` runs of n elements; the scratch holds rowSumBytes(rows, n).
@@ -95,10 +98,10 @@ void sumRows(const KernelArgs& a, const char* name, const T* x, To* y, int64_t r
              const Term& term) {
   const WriteQuotient<To> last = {y, divisor};
   const int64_t chunks = chunksOf(n);
-  if (chunks == 1) return launchRows(a, name, x, rows, n, n, term, last);
+  if (chunks == 1) return launchWholeRows(a, name, x, rows, n, term, last);
   auto* partial = a.scratchAs<ExactSum>();
-  launchRows(a, name, x, rows, n, kChunk, term, WritePartial{partial});
-  launchRows(a, name, static_cast<const ExactSum*>(partial), rows, chunks, chunks, AddTerm{}, last);
+  launchRows<kRowThreads>(a, name, x, rows, n, kChunk, term, WritePartial{partial});
+  launchWholeRows(a, name, static_cast<const ExactSum*>(partial), rows, chunks, AddTerm{}, last);
 }
 
 }  // namespace
