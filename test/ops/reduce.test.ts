@@ -19,6 +19,11 @@ function sumAxisReference(x: Float64Array, shape: number[], axis: number): numbe
   return out;
 }
 
+/** Numbers of very different size: another order of their sum shows in its bits. */
+function wideArray(n: number): Float64Array {
+  return randomArray(5, n).map((x, i) => x * 10 ** (((i * 7) % 19) - 9));
+}
+
 for (const [isa, device] of isaDevices()) {
   describe(`reduce on ${isa}`, () => {
     it('sums each axis as plain loops do', async () => {
@@ -48,7 +53,7 @@ for (const [isa, device] of isaDevices()) {
       }
     });
     it('a row has the same sum whatever stands beside it', async () => {
-      const values = randomArray(5, 40 * 5000);
+      const values = wideArray(40 * 5000);
       const many = Tensor.from(values, [40, 5000], 'f32', device);
       const one = Tensor.from(values.subarray(39 * 5000), [1, 5000], 'f32', device);
       const [a, b] = [ops.sumAxis(many, 1), ops.sumAxis(one, 1)];
@@ -57,7 +62,7 @@ for (const [isa, device] of isaDevices()) {
     });
     it('a column has the same sum whatever stands beside it', async () => {
       for (const n of [7, 64, 5000]) {
-        const values = randomArray(5, n * 40);
+        const values = wideArray(n * 40);
         const many = Tensor.from(values, [n, 40], 'f32', device);
         const three = Tensor.from(
           values.filter((_, i) => i % 40 < 3),
@@ -69,6 +74,20 @@ for (const [isa, device] of isaDevices()) {
         assert.deepEqual((await a.readFloats()).slice(0, 3), await b.readFloats());
         for (const t of [many, three, a, b]) t.dispose();
       }
+    });
+    it('a sum keeps what rounding takes away from its terms', async function () {
+      if (device.kind !== 'cuda') this.skip(); // the processor does so between chunks only
+      for (const n of [50, 1000, 20000])
+        for (const inner of [1, 2]) {
+          const values = new Float64Array(n * inner).fill(1);
+          values.fill(2 ** 25, 0, inner);
+          values.fill(-(2 ** 25), (n - 1) * inner);
+          const x = Tensor.from(values, [n, inner], 'f32', device);
+          const y = ops.sumAxis(x, 0);
+          assert.deepEqual([...(await y.readFloats())], new Array<number>(inner).fill(n - 2));
+          x.dispose();
+          y.dispose();
+        }
     });
     it('sums bf16 into bf16 and into f32', async function () {
       if (device.kind !== 'cuda') this.skip(); // the processor sums f32 and f64
