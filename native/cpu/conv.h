@@ -4,9 +4,9 @@
 // zero outside the picture. The sum runs over chunks of channels, then taps, then the channels of a chunk; its order
 // depends on nothing else.
 #pragma once
+#include "core/taps.h"
 #include "cpu/band.h"
 #include "cpu/gemm_outer.h"
-#include "cpu/taps.h"
 
 namespace infinity::INFINITY_ISA {
 namespace {

@@ -118,7 +118,7 @@ for (const [isa, device] of isaDevices()) {
     });
 
     it('a picture gives the same bits alone, in a batch, and on any number of threads', async () => {
-      const one = Device.create('cpu', { isa, threads: 1 });
+      const one = device.kind === 'cpu' ? Device.create('cpu', { isa, threads: 1 }) : null;
       const convs: [Conv, number][] = [
         [(x, w, b) => conv2d(x, w, b, same), 7 * 9],
         [(x, w, b) => conv2d(x, w, b, down), 3 * 4],
@@ -126,7 +126,7 @@ for (const [isa, device] of isaDevices()) {
       ];
       for (const [conv, pixels] of convs) {
         const results = [];
-        for (const d of [device, one]) {
+        for (const d of [device, one ?? device]) {
           const [x, w, b] = [random(d, 1, [5, 7, 9, 33]), random(d, 2, [45, 33, 3, 3]), random(d, 3, [45])];
           const whole = await floats(() => conv(x, w, b));
           for (const image of [0, 3]) {
@@ -140,7 +140,7 @@ for (const [isa, device] of isaDevices()) {
         }
         assert.deepEqual(results[0], results[1]);
       }
-      one.close();
+      one?.close();
     });
   });
 }

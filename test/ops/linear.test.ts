@@ -128,9 +128,9 @@ for (const [isa, device] of isaDevices()) {
 
     it('a row gives the same bits alone, in a batch, and on any number of threads', async () => {
       const [M, N, K] = [37, 75, 300];
-      const one = Device.create('cpu', { isa, threads: 1 });
+      const one = device.kind === 'cpu' ? Device.create('cpu', { isa, threads: 1 }) : null;
       const outputs: (Float32Array | Float64Array)[][] = [];
-      for (const d of [device, one]) {
+      for (const d of [device, one ?? device]) {
         const [x, w, b, gy] = [
           random(d, 1, [M, K]),
           random(d, 2, [N, K]),
@@ -151,7 +151,7 @@ for (const [isa, device] of isaDevices()) {
         for (const t of [x, w, b, gy, packed, y]) t.dispose();
       }
       assert.deepEqual(outputs[0], outputs[1]);
-      one.close();
+      one?.close();
     });
 
     it('fused epilogues equal their composed definition', async () => {

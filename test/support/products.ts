@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import type { Device } from '../../lib/device.js';
 import { type Shape, scope, sizeOf, Tensor } from '../../lib/tensor.js';
-import { assertClean, randomArray, type TensorFn } from './numeric.js';
+import { assertClean, randomArray, referenceOf, type TensorFn } from './numeric.js';
 
 /**
  * Compares f32 with f64, element by element, against the size of what was summed: the same op on absolute values. Sums
@@ -13,8 +13,9 @@ export async function assertProducts(device: Device, fn: TensorFn, shapes: reado
   const live = device.stats().liveTensors;
   const values = shapes.map((shape, i) => randomArray(1 + i, sizeOf(shape)));
   const evaluate = async (dtype: 'f32' | 'f64', map: (v: number) => number) => {
+    const on = dtype === 'f64' ? referenceOf(device) : device;
     const outputs = scope(() => {
-      const y = fn(...shapes.map((shape, i) => Tensor.from(values[i]!.map(map), shape, dtype, device)));
+      const y = fn(...shapes.map((shape, i) => Tensor.from(values[i]!.map(map), shape, dtype, on)));
       return Array.isArray(y) ? y : [y];
     });
     const data = await Promise.all(outputs.map((t) => t.readFloats()));

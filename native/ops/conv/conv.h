@@ -1,6 +1,7 @@
 // Convolutions over channels-last pictures with weights in official order [O, C, kh, kw]: parameters, and the
 // definition with its gradients in double precision, as plain loops over outputs and taps.
 #pragma once
+#include "core/taps.h"
 #include "core/tensor.h"
 
 namespace infinity {
@@ -16,6 +17,27 @@ struct WinogradParams {
 };
 
 namespace {
+
+constexpr ConvParams kThreeByThree = {3, 3, 1, 1, 1};
+constexpr int kUpsamplePhases = 4;
+
+inline Phase forwardPhase(const ConvParams& p) {
+  return {forwardAxis(p.kh, p.padTop), forwardAxis(p.kw, p.padLeft), static_cast<int>(p.kw)};
+}
+// For the inputs whose row is py and whose column is px modulo the stride.
+inline Phase inputGradientPhase(const ConvParams& p, int py, int px) {
+  const int stride = static_cast<int>(p.stride);
+  return {inputGradientAxis(p.kh, p.padTop, stride, py), inputGradientAxis(p.kw, p.padLeft, stride, px),
+          static_cast<int>(p.kw)};
+}
+// For the outputs of odd or even row p / 2 and column p % 2.
+inline Phase upsamplePhase(int p) { return {upsampleAxis(p / 2), upsampleAxis(p % 2), 3}; }
+inline Phase upsampleInputGradientPhase() { return {upsampleInputGradientAxis(), upsampleInputGradientAxis(), 3}; }
+
+// A 1 × 1 convolution of every pixel is a linear layer.
+inline bool pointwise(const ConvParams& p) {
+  return p.kh == 1 && p.kw == 1 && p.stride == 1 && p.padTop == 0 && p.padLeft == 0;
+}
 
 // Calls f(y element, x element, weight element) once for each product that the definition holds. The picture is read at
 // (row >> shift, column >> shift): shift 1 is nearest upsampling by two.

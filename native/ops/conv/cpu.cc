@@ -6,26 +6,7 @@
 namespace infinity::INFINITY_ISA {
 namespace {
 
-constexpr ConvParams kThreeByThree = {3, 3, 1, 1, 1};
-constexpr int kUpsamplePhases = 4;
-
 Picture picture(const TensorView& t) { return {t.as<float>(), t.dims[0], t.dims[1], t.dims[2], t.dims[3]}; }
-
-Phase forwardPhase(const ConvParams& p) {
-  return {forwardAxis(p.kh, p.padTop), forwardAxis(p.kw, p.padLeft), static_cast<int>(p.kw)};
-}
-Phase inputGradientPhase(const ConvParams& p, int py, int px) {
-  const int stride = static_cast<int>(p.stride);
-  return {inputGradientAxis(p.kh, p.padTop, stride, py), inputGradientAxis(p.kw, p.padLeft, stride, px),
-          static_cast<int>(p.kw)};
-}
-Phase upsamplePhase(int p) { return {upsampleAxis(p / 2), upsampleAxis(p % 2), 3}; }
-Phase upsampleInputGradientPhase() { return {upsampleInputGradientAxis(), upsampleInputGradientAxis(), 3}; }
-
-/// A 1 × 1 convolution of every pixel is a linear layer.
-bool pointwise(const ConvParams& p) {
-  return p.kh == 1 && p.kw == 1 && p.stride == 1 && p.padTop == 0 && p.padLeft == 0;
-}
 
 /// Strides of the official order [O, C, kh, kw] when the sum runs over C (forward) or over O (input gradient).
 struct WeightStrides {

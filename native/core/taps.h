@@ -3,6 +3,8 @@
 #pragma once
 #include <cstdint>
 
+#include "core/philox.h"
+
 namespace infinity {
 namespace {
 
@@ -23,10 +25,10 @@ struct Phase {
   Axis y, x;
   int kernelWidth = 0;
 
-  int taps() const { return y.count * x.count; }
+  INFINITY_HD int taps() const { return y.count * x.count; }
   // Calls f(entry ky·kw + kx of the kernel) for all that tap (i, j) sums.
   template <class F>
-  void forEachWeight(int i, int j, const F& f) const {
+  INFINITY_HD void forEachWeight(int i, int j, const F& f) const {
     for (int m = 0; m < y.tap[i].weights; ++m)
       for (int n = 0; n < x.tap[j].weights; ++n) f(y.tap[i].weight[m] * kernelWidth + x.tap[j].weight[n]);
   }

@@ -1,0 +1,37 @@
+// The one way to launch a matrix product: the type of A decides the arithmetic, the plan the tile.
+#pragma once
+#include <type_traits>
+
+#include "cuda/gemm_bf16.cuh"
+#include "cuda/gemm_f32.cuh"
+#include "cuda/product.h"
+
+namespace infinity::cuda {
+
+template <class A>
+using TilesFor = std::conditional_t<std::is_same<A, bf16>::value, TilesBf16, TilesF32>;
+
+template <class LoaderA, class LoaderB, class Epilogue>
+void launchProduct(const KernelArgs& args, const char* name, const ProductShape& shape, const ProductPlan& plan,
+                   const LoaderA& a, const LoaderB& b, const Epilogue& epilogue) {
+  if (shape.rows == 0 || shape.columns == 0) return;
+  const auto tiles = [](int64_t n, int tile) { return static_cast<int>(ceilDiv(n, tile)); };
+  const ProductGrid grid = {
+      static_cast<int>(shape.rows),      static_cast<int>(shape.columns),         static_cast<int>(shape.sums),
+      tiles(shape.rows, plan.tile.rows), tiles(shape.columns, plan.tile.columns), plan.splits,
+      static_cast<int>(plan.splitLength)};
+  LaunchShape launchShape = {
+      dim3(static_cast<unsigned>(grid.rowTiles * grid.columnTiles), static_cast<unsigned>(shape.parts * plan.splits)),
+      dim3(static_cast<unsigned>(plan.tile.threads))};
+  using Type = typename LoaderA::Element;
+  TilesFor<Type>::with(plan.index, [&](auto tile) {
+    if constexpr (std::is_same<Type, bf16>::value) {
+      launchShape.shared = plan.tile.sharedBytes;
+      launch(args, name, productBf16<decltype(tile), LoaderA, LoaderB, Epilogue>, launchShape, a, b, epilogue, grid);
+    } else {
+      launch(args, name, productF32<decltype(tile), LoaderA, LoaderB, Epilogue>, launchShape, a, b, epilogue, grid);
+    }
+  });
+}
+
+}  // namespace infinity::cuda

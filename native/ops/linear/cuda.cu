@@ -1,0 +1,163 @@
+#include "cuda/gemm.cuh"
+#include "cuda/math.cuh"
+#include "ops/linear/linear.h"
+
+namespace infinity::cuda {
+namespace {
+
+// What happens to a finished sum, in the order of the definition: bias, GELU, gate, residual; each may be missing.
+struct LinearEpilogue {
+  static constexpr bool kRowSums = false;
+  Floats y, bias, residual, gate;
+  int columns, rowsPerGate;
+  bool gelu, whole;
+
+  __device__ __forceinline__ const LinearEpilogue& select(const BlockWork&) const { return *this; }
+  template <int W>
+  __device__ __forceinline__ void operator()(int row, int column, float (&v)[W]) const {
+    const int n = columns - column;
+    const int64_t at = static_cast<int64_t>(row) * columns + column;
+    float by[W];
+    if (bias) {
+      bias.read(column, whole, n, by);
+#pragma unroll
+      for (int i = 0; i < W; ++i) v[i] += by[i];
+    }
+    if (gelu) {
+#pragma unroll
+      for (int i = 0; i < W; ++i) v[i] = cuda::gelu(v[i]);
+    }
+    if (residual) {
+      float onto[W];
+      residual.read(at, whole, n, onto);
+      if (gate) gate.read(static_cast<int64_t>(row / rowsPerGate) * columns + column, whole, n, by);
+#pragma unroll
+      for (int i = 0; i < W; ++i) v[i] = gate ? fmaf(by[i], v[i], onto[i]) : onto[i] + v[i];
+    }
+    y.write(at, whole, n, v);
+  }
+};
+
+template <class A, class B>
+bool storedAs(const TensorView& a, const TensorView& b) {
+  const auto is = [](const TensorView& t, bool half) { return t.dtype == (half ? DType::bf16 : DType::f32); };
+  return is(a, std::is_same<A, bf16>::value) && is(b, std::is_same<B, bf16>::value);
+}
+bool isF32OrBf16(const TensorView& t) { return !t || t.dtype == DType::f32 || t.dtype == DType::bf16; }
+
+// Calls f(A{}, B{}) with the types that the operands of a product are stored as. f32 products take bf16 weights too.
+template <class F>
+void withOperands(const TensorView& a, const TensorView& b, const F& f) {
+  if (storedAs<bf16, bf16>(a, b))
+    f(bf16{}, bf16{});
+  else if (storedAs<float, bf16>(a, b))
+    f(float{}, bf16{});
+  else
+    f(float{}, float{});
+}
+bool areOperands(const TensorView& a, const TensorView& b) {
+  return storedAs<bf16, bf16>(a, b) || storedAs<float, bf16>(a, b) || storedAs<float, float>(a, b);
+}
+
+// ---- linear; in: x [.., K], W [N, K], bias, residual, gate. The epilogue's operands are each f32 or bf16.
+
+bool acceptLinear(const TensorView* in, const TensorView* out) {
+  return areOperands(in[0], in[1]) && isF32OrBf16(in[2]) && isF32OrBf16(in[3]) && isF32OrBf16(in[4]) &&
+         isF32OrBf16(out[0]);
+}
+void launchLinear(const KernelArgs& a) {
+  const LinearShape s(a.in, a.out[0]);
+  bool whole = inQuads(a.out[0], s.N);
+  for (int i = 2; i <= 4; ++i) whole = whole && (!a.in[i] || inQuads(a.in[i], s.N));
+  const LinearEpilogue epilogue = {floatsOf(a.out[0]),
+                                   floatsOf(a.in[2]),
+                                   floatsOf(a.in[3]),
+                                   floatsOf(a.in[4]),
+                                   static_cast<int>(s.N),
+                                   static_cast<int>(s.rowsPerGate),
+                                   a.paramsAs<LinearParams>().gelu != 0,
+                                   whole};
+  const ProductShape shape = {s.rows, s.N, s.K};
+  withOperands(a.in[0], a.in[1], [&](auto x, auto w) {
+    using X = decltype(x);
+    using W = decltype(w);
+    launchProduct(a, "linear", shape, planProduct<TilesFor<X>>(shape, *a.device),
+                  matrixRows<X>(a.in[0].as<X>(), s.rows, s.K), matrixRows<X>(a.in[1].as<W>(), s.N, s.K), epilogue);
+  });
+}
+
+// ---- linear_backward_input: dx = dy·W; in: dy [.., N], W [N, K]
+
+bool acceptBackwardInput(const TensorView* in, const TensorView* out) {
+  return areOperands(in[0], in[1]) && isF32OrBf16(out[0]);
+}
+void launchBackwardInput(const KernelArgs& a) {
+  const int64_t rows = a.in[0].rows(), N = a.in[0].cols(), K = a.out[0].cols();
+  const LinearEpilogue epilogue = {floatsOf(a.out[0]), {}, {}, {}, static_cast<int>(K), 1, false, inQuads(a.out[0], K)};
+  const ProductShape shape = {rows, K, N};
+  withOperands(a.in[0], a.in[1], [&](auto dy, auto w) {
+    using Y = decltype(dy);
+    using W = decltype(w);
+    launchProduct(a, "linear_backward_input", shape, planProduct<TilesFor<Y>>(shape, *a.device),
+                  matrixRows<Y>(a.in[0].as<Y>(), rows, N), matrixColumns<Y>(a.in[1].as<W>(), K, N), epilogue);
+  });
+}
+
+// ---- linear_backward_weight: dW = dyᵀ·x, db = Σ dy; in: dy [.., N], x [.., K]; gradients of parameters are f32
+
+bool acceptBackwardWeight(const TensorView* in, const TensorView* out) {
+  return (storedAs<float, float>(in[0], in[1]) || storedAs<bf16, bf16>(in[0], in[1])) &&
+         storedAs<float, float>(out[0], out[1]);
+}
+// Adds the pieces of both gradients in their order.
+__global__ void addSplits(const PartialSums from, int splits, float* dw, float* db) {
+  const int64_t outputs = static_cast<int64_t>(from.rows) * from.columns;
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < outputs + from.rows; i += stride) {
+    const bool ofWeight = i < outputs;
+    const float* p = ofWeight ? from.data + i : from.rowSums + (i - outputs);
+    const int64_t piece = ofWeight ? outputs : from.rows;
+    float sum = p[0];
+    for (int s = 1; s < splits; ++s) sum += p[s * piece];
+    (ofWeight ? dw[i] : db[i - outputs]) = sum;
+  }
+}
+ProductPlan backwardWeightPlan(const KernelArgs& a, ProductShape& shape) {
+  shape = {a.in[0].cols(), a.in[1].cols(), a.in[0].rows()};
+  ProductPlan plan;
+  withElement(a.in[0].dtype,
+              [&](auto dy) { plan = planProduct<TilesFor<decltype(dy)>>(shape, *a.device, splitsOf(shape)); });
+  return plan;
+}
+size_t backwardWeightScratch(const KernelArgs& a) {
+  ProductShape shape;
+  const ProductPlan plan = backwardWeightPlan(a, shape);
+  return plan.splits == 1 ? 0 : plan.splits * shape.rows * (shape.columns + 1) * sizeof(float);
+}
+void launchBackwardWeight(const KernelArgs& a) {
+  ProductShape shape;
+  const ProductPlan plan = backwardWeightPlan(a, shape);
+  const bool split = plan.splits > 1;
+  const int64_t outputs = shape.rows * shape.columns;
+  float* const dw = split ? a.scratchAs<float>() : a.out[0].as<float>();
+  float* const db = split ? dw + plan.splits * outputs : a.out[1].as<float>();
+  const PartialSums partial = {dw, db, static_cast<int>(shape.rows), static_cast<int>(shape.columns),
+                               inQuads(a.out[0], shape.columns)};
+  withElement(a.in[0].dtype, [&](auto element) {
+    using T = decltype(element);
+    launchProduct(a, "linear_backward_weight", shape, plan, matrixColumns<T>(a.in[0].as<T>(), shape.rows, shape.sums),
+                  matrixColumns<T>(a.in[1].as<T>(), shape.columns, shape.sums), partial);
+  });
+  if (split) {
+    launch(a, "linear_backward_weight: splits", addSplits, overElements(a, outputs + shape.rows), partial, plan.splits,
+           a.out[0].as<float>(), a.out[1].as<float>());
+  }
+}
+
+}  // namespace
+
+INFINITY_CUDA_KERNEL(linear, launchLinear, nullptr, acceptLinear);
+INFINITY_CUDA_KERNEL(linear_backward_input, launchBackwardInput, nullptr, acceptBackwardInput);
+INFINITY_CUDA_KERNEL(linear_backward_weight, launchBackwardWeight, backwardWeightScratch, acceptBackwardWeight);
+
+}  // namespace infinity::cuda
