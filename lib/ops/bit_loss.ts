@@ -3,13 +3,13 @@
  * a bit before the product: half the arithmetic, and no logits [M, 2D] exist. Source: Infinity, trainer.py (train_step).
  */
 import { invalidArgument } from '../errors.js';
-import { scope, sizeOf, type Tensor } from '../tensor.js';
+import { type Shape, scope, sizeOf, type Tensor } from '../tensor.js';
 import { checkShapes } from './check.js';
 import { mul } from './elementwise.js';
 import { Op } from './generated.js';
-import { linear } from './linear.js';
+import { linearGradients } from './linear.js';
 import { differentiable } from './record.js';
-import { like, run, shaped } from './run.js';
+import { like, type OutputSpec, run, shaped, statistic } from './run.js';
 
 /** Rows 2j + 1 minus rows 2j: the head [2D, C] or its bias [2D] as one row a bit, [D, C] or [D]. */
 export function foldBitHead(w: Tensor): Tensor {
@@ -37,6 +37,25 @@ export interface BitLoss {
   readonly correct: Tensor;
 }
 
+function lossParams(options: BitLossOptions, d: number): [bitFactor: number, smoothing: number] {
+  const { reduction = 'mean', labelSmoothing = 0 } = options;
+  if (!(labelSmoothing >= 0 && labelSmoothing <= 1))
+    invalidArgument('labelSmoothing', 'a number from 0 to 1', labelSmoothing);
+  return [reduction === 'mean' ? 1 / d : 1, labelSmoothing];
+}
+
+function checkWeight(op: string, weight: Tensor | null, x: Tensor, tokens: number): void {
+  const fits = !weight || (weight.dtype === statistic(x) && weight.rank === 1 && tokens % weight.size === 0);
+  checkShapes(op, fits, `weights [n] where n divides ${tokens}`, weight);
+}
+
+/** What both losses write: the loss, the gradient of the gaps, and two metrics. */
+function lossOutputs(x: Tensor, gapShape: Shape): OutputSpec[] {
+  const tokens = sizeOf(gapShape) / gapShape.at(-1)!;
+  const dtype = statistic(x);
+  return [{ dtype, shape: [] }, shaped(x, gapShape), { dtype, shape: [tokens] }, { dtype, shape: [tokens] }];
+}
+
 /**
  * Cross entropy of bits from the gaps between their logits.
  * @param gap logit of 1 minus logit of 0, [..., D], M tokens in all
@@ -45,29 +64,20 @@ export interface BitLoss {
  *   n/M * sum of weight * loss of the token, so that weights of one picture that sum to 1 give the mean over pictures
  */
 export function bitLoss(gap: Tensor, bits: Tensor, weight: Tensor | null, options: BitLossOptions = {}): BitLoss {
-  const { reduction = 'mean', labelSmoothing = 0 } = options;
   const d = gap.shape.at(-1) ?? 1;
-  const tokens = gap.size / d;
   const labelled = bits.dtype === 'u8' && bits.size === gap.size && bits.shape.at(-1) === d;
   checkShapes('bit_loss', gap.rank >= 1 && labelled, 'gaps [..., D] and labels u8 [..., D]', gap, bits);
-  const weighted = !weight || (weight.dtype === gap.dtype && weight.rank === 1 && tokens % weight.size === 0);
-  checkShapes('bit_loss', weighted, `weights [n] where n divides ${tokens}`, weight);
-  if (!(labelSmoothing >= 0 && labelSmoothing <= 1))
-    invalidArgument('labelSmoothing', 'a number from 0 to 1', labelSmoothing);
+  checkWeight('bit_loss', weight, gap, gap.size / d);
+  const params = lossParams(options, d);
   return scope(() => {
-    const [loss, grad, perToken, correct] = run(
-      Op.bitLoss,
-      [gap, bits, weight],
-      [shaped(gap, []), like(gap), shaped(gap, [tokens]), shaped(gap, [tokens])],
-      [reduction === 'mean' ? 1 / d : 1, labelSmoothing],
-    );
+    const [loss, grad, perToken, correct] = run(Op.bitLoss, [gap, bits, weight], lossOutputs(gap, gap.shape), params);
     differentiable('bit_loss', [gap], [loss!], [grad], ([g]) => [mul(grad!, g!)]);
     return { loss: loss!, perToken: perToken!, correct: correct! };
   });
 }
 
 /**
- * `bitLoss` of the head's output, without its logits.
+ * `bitLoss` of the head's output in one pass: neither logits nor gaps are kept, the gradient of the gaps takes their place.
  * @param x hidden states [..., C]
  * @param w head [2D, C]; rows 2j and 2j + 1 score the values 0 and 1 of bit j
  * @param b [2D], or null
@@ -82,12 +92,24 @@ export function bitCrossEntropy(
   weight: Tensor | null,
   options: BitLossOptions = {},
 ): BitLoss {
-  checkShapes(
-    'bit_cross_entropy',
-    sizeOf(bits.shape.slice(0, -1)) === sizeOf(x.shape.slice(0, -1)),
-    'labels for every row of x',
-    x,
-    bits,
-  );
-  return scope(() => bitLoss(linear(x, foldBitHead(w), b && foldBitHead(b)), bits, weight, options));
+  const op = 'bit_head_loss';
+  const [d, inputs] = [(w.shape[0] ?? 0) / 2, w.shape[1] ?? 0];
+  const leading = x.shape.slice(0, -1);
+  const tokens = sizeOf(leading);
+  const headed = w.rank === 2 && w.dtype === x.dtype && x.rank >= 1 && x.shape.at(-1) === inputs;
+  checkShapes(op, headed, `x [..., ${inputs}] and a head [${2 * d}, ${inputs}]`, x, w);
+  checkShapes(op, !b || (b.rank === 1 && b.size === 2 * d && b.dtype === x.dtype), `a bias [${2 * d}]`, b);
+  const labelled = bits.dtype === 'u8' && bits.shape.at(-1) === d && bits.size === tokens * d;
+  checkShapes(op, labelled, `labels u8 [..., ${d}] for every row of x`, x, bits);
+  checkWeight(op, weight, x, tokens);
+  const params = lossParams(options, d);
+  return scope(() => {
+    const [head, bias] = [foldBitHead(w), b && foldBitHead(b)];
+    const outputs = lossOutputs(x, [...leading, d]);
+    const [loss, grad, perToken, correct] = run(Op.bitHeadLoss, [x, head, bias, bits, weight], outputs, params);
+    differentiable(op, [x, head, bias], [loss!], [grad, x, head], ([g], need) =>
+      linearGradients(mul(grad!, g!), x, head, need),
+    );
+    return { loss: loss!, perToken: perToken!, correct: correct! };
+  });
 }

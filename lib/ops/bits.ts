@@ -9,7 +9,7 @@ import { type Shape, Tensor } from '../tensor.js';
 import { checkShapes, isFloat, sameShape } from './check.js';
 import { Op } from './generated.js';
 import { refuseGradient } from './record.js';
-import { like, run, shaped } from './run.js';
+import { like, run, shaped, statistic } from './run.js';
 
 /**
  * Where the uniform numbers of a random op come from: a tensor of recorded ones, or Philox. A Philox draw depends on its
@@ -87,6 +87,31 @@ export interface BitSampleOptions {
 }
 
 /**
+ * The operands draws and keys, and the parameters, of an op that chooses bits of this shape.
+ * @throws InfinityError INVALID_ARGUMENT, INVALID_SHAPE
+ */
+export function bitChoice(
+  op: string,
+  options: BitSampleOptions,
+  bits: Shape,
+): { readonly operands: readonly (Tensor | null)[]; readonly params: readonly number[] } {
+  const { guidance = 1, tau = 1, topK = 0, topP = 0, draws: source } = options;
+  if (!Number.isFinite(guidance)) invalidArgument('guidance', 'a finite number', guidance);
+  if (!(tau > 0 && Number.isFinite(tau))) invalidArgument('tau', 'a positive number', tau);
+  if (!(Number.isInteger(topK) && topK >= 0)) invalidArgument('topK', 'an integer from 0', topK);
+  if (!(topP >= 0 && topP <= 1)) invalidArgument('topP', 'a probability from 0 to 1', topP);
+  const greedy = topK === 1;
+  if (!greedy && !source)
+    invalidArgument('draws', 'a tensor of draws or Philox keys', source, 'Only topK: 1 draws nothing.');
+  const [draws, keys, scale] = uniformOperands(op, source, bits);
+  const threshold = topP > 0 ? 1 - topP : -1;
+  return {
+    operands: [draws, keys],
+    params: [guidance, 1 / tau, Number(greedy), threshold, scale, RandomStream.bitDraw],
+  };
+}
+
+/**
  * Chooses bits from the two logits of each.
  * @param cond logits [B, L, 2D] of the conditional branch; entries 2j and 2j + 1 belong to the values 0 and 1 of bit j
  * @param uncond the same of the unconditional branch, or null
@@ -98,25 +123,16 @@ export function bitSample(
   uncond: Tensor | null,
   options: BitSampleOptions = {},
 ): { bits: Tensor; prob0: Tensor } {
-  const { guidance = 1, tau = 1, topK = 0, topP = 0, draws: source } = options;
   const even = isFloat(cond) && cond.rank === 3 && cond.shape[2]! % 2 === 0;
   const matches = !uncond || (uncond.dtype === cond.dtype && sameShape(uncond.shape, cond.shape));
   checkShapes('bit_sample', even && matches, 'logits [B, L, 2D], those of both branches alike,', cond, uncond);
-  if (!Number.isFinite(guidance)) invalidArgument('guidance', 'a finite number', guidance);
-  if (!(tau > 0 && Number.isFinite(tau))) invalidArgument('tau', 'a positive number', tau);
-  if (!(Number.isInteger(topK) && topK >= 0)) invalidArgument('topK', 'an integer from 0', topK);
-  if (!(topP >= 0 && topP <= 1)) invalidArgument('topP', 'a probability from 0 to 1', topP);
-  const greedy = topK === 1;
-  if (!greedy && !source)
-    invalidArgument('draws', 'a tensor of draws or Philox keys', source, 'Only topK: 1 draws nothing.');
-  refuseGradient('bit_sample', [cond, uncond]);
   const shape = [cond.shape[0]!, cond.shape[1]!, cond.shape[2]! / 2];
-  const [draws, keys, scale] = uniformOperands('bit_sample', source, shape);
-  const [bits, prob0] = run(
-    Op.bitSample,
-    [cond, uncond, draws, keys],
-    [{ dtype: 'u8', shape }, shaped(cond, shape)],
-    [guidance, 1 / tau, Number(greedy), topP > 0 ? 1 - topP : -1, scale, RandomStream.bitDraw],
-  );
+  const { operands, params } = bitChoice('bit_sample', options, shape);
+  refuseGradient('bit_sample', [cond, uncond]);
+  const outputs = [
+    { dtype: 'u8', shape },
+    { dtype: statistic(cond), shape },
+  ] as const;
+  const [bits, prob0] = run(Op.bitSample, [cond, uncond, ...operands], outputs, params);
   return { bits: bits!, prob0: prob0! };
 }

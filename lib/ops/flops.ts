@@ -18,6 +18,8 @@ interface Command {
 type Product = (command: Command) => readonly [elements: Shape, channels: Shape];
 
 const forward: Product = ({ inputs: [x], outputs: [y] }) => [y!, x!];
+const gaps: Product = ({ inputs: [x], outputs: [, grad] }) => [grad!, x!];
+const drawn: Product = ({ inputs: [x], outputs: [bits] }) => [bits!, x!];
 const backwardInput: Product = ({ inputs: [gy], outputs: [gx] }) => [gy!, gx!];
 const backwardWeight: Product = ({ inputs: [gy, x] }) => [gy!, x!];
 
@@ -35,6 +37,8 @@ const products = new Map<number, readonly [Product, (command: Command) => number
       [Op.linearPacked, forward, one],
       [Op.linearBackwardInput, backwardInput, one],
       [Op.linearBackwardWeight, backwardWeight, one],
+      [Op.bitHeadLoss, gaps, one],
+      [Op.bitHeadSample, drawn, one],
       [Op.conv2d, forward, kernel],
       [Op.conv2dPacked, forward, kernel],
       [Op.conv2dWinograd, forward, nine],

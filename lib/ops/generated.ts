@@ -103,4 +103,6 @@ export const Op = {
   attentionBackward: { id: 90, name: 'attention_backward', inputs: 7, outputs: 3, params: 'uf' },
   attentionBiasBackward: { id: 91, name: 'attention_bias_backward', inputs: 8, outputs: 4, params: 'uf' },
   multiscaleResidual: { id: 92, name: 'multiscale_residual', inputs: 5, outputs: 5, params: 'uuuu' },
+  bitHeadSample: { id: 93, name: 'bit_head_sample', inputs: 5, outputs: 4, params: 'ffufuuu' },
+  bitHeadLoss: { id: 94, name: 'bit_head_loss', inputs: 5, outputs: 4, params: 'ff' },
 } as const satisfies Record<string, OpDefinition>;

@@ -97,13 +97,21 @@ export function linear(x: Tensor, w: Tensor | PackedWeight, b?: Tensor | null, e
     if (recordsGradient(x, w, b)) refuseWithoutGradient('bf16');
     return y!;
   }
-  differentiable('linear', [x, w, b], [y!], [x, w], ([gy], need) => {
-    const dx = need[0] ? run(Op.linearBackwardInput, [gy!, w], [shaped(x, x.shape)])[0]! : null;
-    if (!need[1] && !need[2]) return [dx];
-    const [dw, db] = run(Op.linearBackwardWeight, [gy!, x], [shaped(w, w.shape), shaped(w, [out])]);
-    return [dx, dw!, db!];
-  });
+  differentiable('linear', [x, w, b], [y!], [x, w], ([gy], need) => linearGradients(gy!, x, w, need));
   return y!;
+}
+
+/** Gradients of x, w and the bias from that of x·wᵀ + b, as far as they are needed. */
+export function linearGradients(
+  gy: Tensor,
+  x: Tensor,
+  w: Tensor,
+  need: readonly boolean[],
+): readonly (Tensor | null)[] {
+  const dx = need[0] ? run(Op.linearBackwardInput, [gy, w], [shaped(x, x.shape)])[0]! : null;
+  if (!need[1] && !need[2]) return [dx];
+  const [dw, db] = run(Op.linearBackwardWeight, [gy, x], [shaped(w, w.shape), shaped(w, [w.shape[0]!])]);
+  return [dx, dw!, db!];
 }
 
 function sameKind(x: Tensor, w: Tensor): boolean {

@@ -9,7 +9,7 @@ import { scope, sizeOf, Tensor } from '../tensor.js';
 import { checkShapes, isFloat } from './check.js';
 import { Op } from './generated.js';
 import { refuseGradient } from './record.js';
-import { type OutputSpec, run, shaped } from './run.js';
+import { type OutputSpec, run, shaped, statistic } from './run.js';
 
 /** Which bits are inverted, and whether the running sum sees it. */
 export interface MultiscaleNoise {
@@ -54,7 +54,7 @@ export function multiscaleResidual(
 ): MultiscaleResult {
   const { noise, patchify = false, trace = false } = options;
   const [B = 0, H = 0, W = 0, d = 0] = features_BHWd.shape;
-  const { dtype, device } = features_BHWd;
+  const { device } = features_BHWd;
   checkShapes(
     'multiscale_residual',
     features_BHWd.rank === 4 && isFloat(features_BHWd),
@@ -90,7 +90,7 @@ export function multiscaleResidual(
       [
         features_BHWd,
         Tensor.from(Int32Array.from(grids.flat()), [grids.length, 2], 'i32', device),
-        strengths && Tensor.from(strengths, [grids.length], dtype, device),
+        strengths && Tensor.from(strengths, [grids.length], statistic(features_BHWd), device),
         recorded,
         keys,
       ],

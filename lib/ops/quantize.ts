@@ -10,7 +10,7 @@ import { checkShapes } from './check.js';
 import { add, scale, sub } from './elementwise.js';
 import { Op, type OpDefinition } from './generated.js';
 import { differentiable } from './record.js';
-import { like, run, shaped } from './run.js';
+import { like, run, statistic } from './run.js';
 
 /** Entries of the joint codebook that LFQ's entropies go through: 2^16. */
 const MAX_JOINT_BITS = 16;
@@ -81,8 +81,14 @@ function penalties(
   meanShape: readonly number[],
   params: readonly number[],
 ): Penalties {
-  const scalar = shaped(z, []);
-  const [sample, codebook, commitment, mean] = run(op, [z], [scalar, scalar, scalar, shaped(z, meanShape)], params);
+  const dtype = statistic(z);
+  const scalar = { dtype, shape: [] };
+  const [sample, codebook, commitment, mean] = run(
+    op,
+    [z],
+    [scalar, scalar, scalar, { dtype, shape: meanShape }],
+    params,
+  );
   const outputs = [sample!, codebook!, commitment!];
   differentiable(op.name, [z], outputs, [z, mean], ([gs, gc, gm]) =>
     run(backward, [z, mean, gs, gc, gm], [like(z)], params),

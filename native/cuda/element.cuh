@@ -61,6 +61,9 @@ void withElement(DType type, const F& f) {
 
 // For KernelEntry::accept.
 inline bool isFloating(const TensorView& v) { return v && v.dtype != DType::i32 && v.dtype != DType::u8; }
+// What kernels store numbers as; f32, or an operand that is left out.
+inline bool isStored(const TensorView& v) { return v.dtype == DType::f32 || v.dtype == DType::bf16; }
+inline bool isF32(const TensorView& v) { return !v || v.dtype == DType::f32; }
 
 // Every floating operand is f32, or every one bf16.
 template <int Ins, int Outs>

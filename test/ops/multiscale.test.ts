@@ -10,7 +10,7 @@ import { cat, reshape, slice, zerosLike } from '../../lib/ops/shape.js';
 import { Tape } from '../../lib/tape.js';
 import { scope, Tensor } from '../../lib/tensor.js';
 import { addCodes, nextInput, tokensOfMap } from '../../lib/tokenizer/bit_tokens.js';
-import { assertClean, isaDevices, random, randomArray, relativeError } from '../support/numeric.js';
+import { assertClean, isaDevices, random, randomArray, referenceOf, relativeError } from '../support/numeric.js';
 
 type Grid = readonly [number, number];
 type Named = Record<string, Tensor>;
@@ -69,22 +69,33 @@ async function readAndDispose(tensors: Named): Promise<Record<string, ArrayLike<
 
 const positive = (values: ArrayLike<number>): number[] => Array.from(values, (v) => Number(v > 0));
 
+/** Draws and keys live on a device: the same options for each. */
+type OptionsOn = (on: Device) => MultiscaleOptions;
+
+/** The kernel against the composed quantiser, which a card leaves to the processor. */
 async function assertAgree(
   device: Device,
   dtype: 'f32' | 'f64',
   shape: number[],
   grids: readonly Grid[],
-  options: MultiscaleOptions,
-) {
-  const features = random(device, 11, shape, dtype, 0.8);
-  const want = await readAndDispose(scope(() => composed(features, grids, options)));
-  const { bits_BLD, inputs_BLD, sum_BHWd, trace } = multiscaleResidual(features, grids, { ...options, trace: true });
-  const { residual_BLd, noisy_BLd } = trace ?? assert.fail('no trace');
+  optionsOn: OptionsOn,
+): Promise<void> {
+  const oracle = referenceOf(device);
+  const want = await readAndDispose(
+    scope(() => composed(random(oracle, 11, shape, dtype, 0.8), grids, optionsOn(oracle))),
+  );
+  const { bits_BLD, inputs_BLD, sum_BHWd, trace } = scope(() => {
+    const { trace, ...rest } = multiscaleResidual(random(device, 11, shape, dtype, 0.8), grids, {
+      ...optionsOn(device),
+      trace: true,
+    });
+    return { ...rest, trace: trace ?? assert.fail('no trace') };
+  });
   const inputs: Named = inputs_BLD ? { inputs: inputs_BLD } : {};
   const got = await readAndDispose({
     labels: bits_BLD,
-    residual: residual_BLd,
-    noisy: noisy_BLd,
+    residual: trace.residual_BLd,
+    noisy: trace.noisy_BLd,
     sum: sum_BHWd,
     ...inputs,
   });
@@ -93,7 +104,6 @@ async function assertAgree(
   for (const name of ['residual', 'sum', ...Object.keys(inputs)])
     assert.ok(relativeError(got[name]!, want[name]!) <= tolerance, `${name} differs`);
   for (const name of ['labels', 'noisy']) assert.deepEqual(Array.from(got[name]!), positive(want[name]!), name);
-  features.dispose();
 }
 
 const cases: { title: string; shape: number[]; grids: Grid[]; patchify?: boolean }[] = [
@@ -125,6 +135,27 @@ const cases: { title: string; shape: number[]; grids: Grid[]; patchify?: boolean
     ],
   },
   {
+    title: 'windows of all sizes, few channels',
+    shape: [1, 16, 17, 3],
+    grids: [
+      [1, 1],
+      [2, 2],
+      [3, 5],
+      [8, 8],
+      [12, 14],
+      [16, 17],
+    ],
+  },
+  {
+    title: 'two channels a strip',
+    shape: [1, 9, 8, 8],
+    grids: [
+      [1, 1],
+      [3, 3],
+      [9, 8],
+    ],
+  },
+  {
     title: 'patchify',
     shape: [2, 6, 8, 14],
     grids: [
@@ -149,27 +180,19 @@ for (const [isa, device] of isaDevices()) {
         const [B = 0, , , d = 0] = shape;
         const L = grids.reduce((sum, [h, w]) => sum + h * w, 0);
         const strengths = grids.map((_, k) => (k % 3 === 2 ? 0 : 0.3));
-        const keys = drawKeys(
-          Array.from({ length: B }, (_, image) => ({ seed: 5, image })),
-          device,
-        );
-        for (const dtype of ['f64', 'f32'] as const) {
-          const u = Tensor.from(
-            randomArray(3, B * L * d).map((v) => (v + 1) / 2),
-            [B, L, d],
-            dtype,
-            device,
-          );
-          for (const options of [
-            {},
-            { noise: { strengths, draws: u, requant: true } },
-            { noise: { strengths, draws: u, requant: false } },
-            { noise: { strengths, draws: { keys }, requant: true } },
-          ])
-            await assertAgree(device, dtype, shape, grids, { ...options, patchify });
-          u.dispose();
+        const u = randomArray(3, B * L * d).map((v) => (v + 1) / 2);
+        const images = Array.from({ length: B }, (_, image) => ({ seed: 5, image }));
+        for (const dtype of device.kind === 'cuda' ? (['f32'] as const) : (['f64', 'f32'] as const)) {
+          const draws = (on: Device): Tensor => Tensor.from(u, [B, L, d], dtype, on);
+          const variants: OptionsOn[] = [
+            () => ({}),
+            (on) => ({ noise: { strengths, draws: draws(on), requant: true } }),
+            (on) => ({ noise: { strengths, draws: draws(on), requant: false } }),
+            (on) => ({ noise: { strengths, draws: { keys: drawKeys(images, on) }, requant: true } }),
+          ];
+          for (const options of variants)
+            await assertAgree(device, dtype, shape, grids, (on) => ({ ...options(on), patchify }));
         }
-        keys.dispose();
       });
     }
 

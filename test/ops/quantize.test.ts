@@ -13,7 +13,14 @@ import {
 import { Tape } from '../../lib/tape.js';
 import { scope, Tensor } from '../../lib/tensor.js';
 import { channelsFirst, channelsLast, GoldenCase, type HostArray } from '../support/golden_case.js';
-import { assertClean, assertGradients, assertMatchesReference, isaDevices, random } from '../support/numeric.js';
+import {
+  assertClean,
+  assertGradients,
+  assertMatchesReference,
+  isaDevices,
+  random,
+  referenceOf,
+} from '../support/numeric.js';
 
 const terms = (p: Penalties): Tensor[] => [p.perSampleEntropy, p.codebookEntropy, p.commitment];
 
@@ -84,7 +91,7 @@ for (const [isa, device] of isaDevices()) {
     it('with unit logits per bit the joint per-sample entropy is the factorised one', async () => {
       // Codes +-1/sqrt(d) and the same temperature: the joint distribution is the product of the bits'.
       const d = 5;
-      const z = random(device, 3, [40, d], 'f64', 0.5);
+      const z = random(referenceOf(device), 3, [40, d], 'f64', 0.5);
       const [joint, factorised] = scope(() => [
         lfqPenalties(z, { scale: 1 / Math.sqrt(d), inverseTemperature: 2 }).perSampleEntropy,
         bsqPenalties(z, 2).perSampleEntropy,

@@ -1,10 +1,10 @@
-#include <atomic>
-
 #include "cpu/kernel.h"
 #include "cpu/simd.h"
 #include "ops/bits/bits.h"
 #include "ops/bits/draws.h"
 #include "ops/bits/lanes.h"
+#include "ops/bits/loss.h"
+#include "ops/bits/sample.h"
 
 namespace infinity::INFINITY_ISA {
 namespace {
@@ -54,20 +54,10 @@ void bitFlipKernel(const KernelArgs& a) {
   });
 }
 
-// Eight bits a byte along the last axis; channel 0 is the most significant bit, as in the official integer labels.
 void packBitsKernel(const KernelArgs& a) {
-  const int64_t d = a.in[0].cols(), bytes = a.out[0].cols();
-  const uint8_t* bits = a.in[0].as<uint8_t>();
-  uint8_t* packed = a.out[0].as<uint8_t>();
-  overRange(a, a.out[0].size(), kElementsPerTile, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t first = i % bytes * 8;
-      const uint8_t* from = bits + i / bytes * d + first;
-      const int n = d - first < 8 ? static_cast<int>(d - first) : 8;
-      unsigned value = 0;
-      for (int j = 0; j < n; ++j) value |= static_cast<unsigned>(from[j] != 0) << (7 - j);
-      packed[i] = static_cast<uint8_t>(value);
-    }
+  const int64_t d = a.in[0].cols(), bytes = a.out[0].cols(), rowsPerTile = tilesFor(kElementsPerTile, bytes);
+  overRange(a, a.in[0].rows(), rowsPerTile, [&](int64_t begin, int64_t end) {
+    packRows(a.in[0].as<uint8_t>() + begin * d, end - begin, d, a.out[0].as<uint8_t>() + begin * bytes);
   });
 }
 
@@ -111,95 +101,21 @@ void foldPairsBackwardKernel(const KernelArgs& a) {
   });
 }
 
-// Tokens a partial sum of the loss: the order of the sum depends on the number of tokens alone.
-constexpr int64_t kLossRows = 64;
-
-size_t bitLossPlan(const KernelArgs& a) {
-  return static_cast<size_t>(tilesFor(a.in[0].rows(), kLossRows)) * sizeof(double);
-}
-
-// Two-class cross entropy from the gap δ = logit₁ − logit₀: softplus(−t), t = ±δ signed by the label; with smoothing ε
-// the other value weighs ε/2, which adds t·ε/2. Writes the loss, its gradient by δ, and per token the loss and the
-// hits.
 template <class T>
 void bitLossKernel(const KernelArgs& a) {
-  const auto& p = a.paramsAs<BitLossParams>();
-  const T* gap = a.in[0].as<T>();
-  const uint8_t* bits = a.in[1].as<uint8_t>();
-  const T* weight = a.in[2].as<T>();
-  T *loss = a.out[0].as<T>(), *grad = a.out[1].as<T>(), *perToken = a.out[2].as<T>(), *correct = a.out[3].as<T>();
-  const int64_t d = a.in[0].cols(), rows = a.in[0].rows(), weights = weight ? a.in[2].size() : 1;
-  const T perRepeat = static_cast<T>(weights) / static_cast<T>(rows);
-  const T bitFactor = p.bitFactor, half = static_cast<T>(p.smoothing) / 2;
-  double* partial = static_cast<double*>(a.scratch);
-  constexpr int lanes = lanesOf<T>;
-  overRange(a, rows, kLossRows, [&](int64_t begin, int64_t end) {
-    double sum = 0;
-    for (int64_t r = begin; r < end; ++r) {
-      const T w = (weight ? weight[r % weights] : 1) * perRepeat;
-      const Vec<T> gradFactor = splat(w * bitFactor);
-      Vec<T> total = {}, hits = {};
-      for (int64_t j = 0; j < d; j += lanes) {
-        const int n = d - j < lanes ? static_cast<int>(d - j) : lanes;
-        const Vec<T> x = loadUpTo(gap + r * d + j, n), bit = loadBits<T>(bits + r * d + j, n);
-        const Vec<T> sign = bit + bit - 1, t = sign * x;
-        total += keepFirst(fma(splat(half), t, softplus(-t)), n);
-        // δ = 0 chooses the value 0, as argmax does.
-        const Vec<T> choice = x > 0 ? splatTo<T>(1) : splatTo<T>(0);
-        hits += keepFirst(choice == bit ? splatTo<T>(1) : splatTo<T>(0), n);
-        storeUpTo(grad + r * d + j, gradFactor * sign * (splat(half) - sigmoid(-t)), n);
-      }
-      const T tokenLoss = hsum(total) * bitFactor;
-      perToken[r] = tokenLoss;
-      correct[r] = hsum(hits);
-      sum += static_cast<double>(tokenLoss) * w;
-    }
-    partial[begin / kLossRows] = sum;
-  });
-  double sum = 0;
-  for (int64_t i = 0; i < tilesFor(rows, kLossRows); ++i) sum += partial[i];
-  *loss = static_cast<T>(sum);
+  bitLoss<T>(a, a.in[0].as<T>(), a.in[0].cols(), a.in[1], a.in[2], a.scratch);
 }
+size_t bitLossPlan(const KernelArgs& a) { return bitLossBytes(a.in[0].rows()); }
 
-// Official order of operations, two classes: guide, divide by τ, keep the k or p most likely, draw.
 template <class T>
 void bitSampleKernel(const KernelArgs& a) {
   const auto& p = a.paramsAs<BitSampleParams>();
-  const T *cond = a.in[0].as<T>(), *uncond = a.in[1].as<T>(), *draws = a.in[2].as<T>();
-  uint8_t* bits = a.out[0].as<uint8_t>();
-  T* prob0 = a.out[1].as<T>();
-  const int64_t d = a.out[0].cols(), images = a.out[0].dims[0], rows = a.out[0].rows() / images;
-  const T guidance = p.guidance, rest = 1 - guidance, inverseTau = p.inverseTau;
-  constexpr int lanes = lanesOf<T>;
-  const int64_t rowsPerTile = 64, perImage = tilesFor(rows, rowsPerTile);
-  std::atomic<bool> invalid{false};
-  a.pool->parallelFor(images * perImage, [&](int64_t tile) {
-    const int64_t b = tile / perImage, first = tile % perImage * rowsPerTile;
-    const int64_t last = first + rowsPerTile < rows ? first + rowsPerTile : rows;
-    DrawRun run = {};
-    if (a.in[3]) run = drawRun(a.in[3], b, p.scale, p.stream);
-    for (int64_t e = first * d; e < last * d; e += lanes) {
-      const int n = last * d - e < lanes ? static_cast<int>(last * d - e) : lanes;
-      const int64_t at = b * rows * d + e;
-      T gap[lanes] = {}, zero[lanes];
-      for (int i = 0; i < n; ++i) {
-        T g = cond[2 * (at + i) + 1] - cond[2 * (at + i)];
-        if (uncond) g = guidance * g + rest * (uncond[2 * (at + i) + 1] - uncond[2 * (at + i)]);
-        gap[i] = g * inverseTau;
-      }
-      store(zero, sigmoid(-load(gap)));
-      for (int i = 0; i < n; ++i) {
-        T p0 = zero[i];
-        if (p0 != p0) invalid.store(true, std::memory_order_relaxed);
-        const T less = p0 < 1 - p0 ? p0 : 1 - p0;
-        if (p.greedy || less <= p.threshold) p0 = gap[i] > 0 ? 0 : 1;
-        const T u = p.greedy ? static_cast<T>(0.5) : draws ? draws[at + i] : run.at(static_cast<uint32_t>(e + i));
-        prob0[at + i] = p0;
-        bits[at + i] = u > p0;
-      }
-    }
+  const T *cond = a.in[0].as<T>(), *uncond = a.in[1].as<T>();
+  const T guidance = p.guidance, rest = 1 - guidance;
+  sampleBits<T>(a, p, a.in[2], a.in[3], [&](int64_t i) {
+    const T g = cond[2 * i + 1] - cond[2 * i];
+    return uncond ? guidance * g + rest * (uncond[2 * i + 1] - uncond[2 * i]) : g;
   });
-  if (invalid.load(std::memory_order_relaxed)) a.fail("NUMERICAL", "The logits of a bit are not numbers.");
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Bits between memory and lanes: bytes 0 and 1 there, the numbers 0 and 1 here.
 #pragma once
 #include "cpu/simd.h"
+#include "ops/bits/bits.h"
 
 namespace infinity::INFINITY_ISA {
 namespace {
@@ -42,15 +43,16 @@ INFINITY_INLINE V signed_(V x, T magnitude) {
   return x > 0 ? splat(magnitude) : splat(-magnitude);
 }
 
-/// |code| of a bit among d channels: 1/√d, normalised once more as the official code does, in the precision of T and in
-/// the order of the channels. In f32 that is one unit in the last place above 1/√d for d = 14 and 32.
-template <class T>
-T codeMagnitude(int64_t d) {
-  const T s = static_cast<T>(1.0 / __builtin_sqrt(static_cast<double>(d)));
-  volatile T square = s * s;  // kept from contraction: the official sum rounds each square
-  T sum = 0;
-  for (int64_t i = 0; i < d; ++i) sum += square;
-  return s / static_cast<T>(__builtin_sqrt(static_cast<double>(sum)));
+/// Rows of d bits, eight bits a byte; channel 0 is the most significant bit, as in the official integer labels.
+inline void packRows(const uint8_t* bits, int64_t rows, int64_t d, uint8_t* packed) {
+  for (int64_t r = 0; r < rows; ++r, bits += d) {
+    for (int64_t first = 0; first < d; first += 8) {
+      const int n = d - first < 8 ? static_cast<int>(d - first) : 8;
+      unsigned value = 0;
+      for (int j = 0; j < n; ++j) value |= static_cast<unsigned>(bits[first + j] != 0) << (7 - j);
+      *packed++ = static_cast<uint8_t>(value);
+    }
+  }
 }
 
 }  // namespace

@@ -9,32 +9,14 @@ namespace {
 
 constexpr int64_t kStripesPerThread = 4;
 
-// Linear interpolation along one axis, half-pixel centres, clamped at the border: (1 − weight)·[lo] + weight·[hi].
-template <class T>
-struct Tap {
-  int32_t lo, hi;
-  T weight;
-};
-
-// The window of an area mean along one axis: [begin, end).
-struct Window {
-  int32_t begin, end;
-};
-
 void areaWindows(int64_t from, int64_t to, Window* windows) {
-  for (int64_t i = 0; i < to; ++i)
-    windows[i] = {static_cast<int32_t>(i * from / to), static_cast<int32_t>(((i + 1) * from + to - 1) / to)};
+  for (int64_t i = 0; i < to; ++i) windows[i] = areaWindow(from, to, i);
 }
 
 template <class T>
 void linearTaps(int64_t from, int64_t to, Tap<T>* taps) {
   const T ratio = static_cast<T>(from) / static_cast<T>(to);
-  for (int64_t i = 0; i < to; ++i) {
-    T at = ratio * (static_cast<T>(i) + T(0.5)) - T(0.5);
-    if (at < 0) at = 0;
-    const int64_t lo = static_cast<int64_t>(at) < from - 1 ? static_cast<int64_t>(at) : from - 1;
-    taps[i] = {static_cast<int32_t>(lo), static_cast<int32_t>(lo + 1 < from ? lo + 1 : lo), at - static_cast<T>(lo)};
-  }
+  for (int64_t i = 0; i < to; ++i) taps[i] = linearTap(ratio, i, from);
 }
 
 // The vector of one pixel in a buffer that holds lanesOf<T> channels a pixel.
@@ -50,17 +32,6 @@ template <class V, class T>
 INFINITY_INLINE V mix(V lo, V hi, T weight) {
   return fma(splat(weight), hi, splat(1 - weight) * lo);
 }
-
-// Where element (y, x, channel) of a scale of width w lies among its tokens.
-struct TokenLayout {
-  int64_t w, d;
-  bool patchify;
-  int64_t base(int64_t y, int64_t x) const {
-    if (!patchify) return (y * w + x) * d;
-    return ((y / 2) * (w / 2) + x / 2) * 4 * d + 2 * (y & 1) + (x & 1);
-  }
-  int64_t step() const { return patchify ? 4 : 1; }
-};
 
 template <class T>
 struct Multiscale {

@@ -4,6 +4,8 @@
 #pragma once
 #include <cstdint>
 
+#include "core/philox.h"
+
 namespace infinity {
 
 struct MultiscaleParams {
@@ -12,5 +14,44 @@ struct MultiscaleParams {
   uint32_t trace;     // 1: residuals and inverted bits are written too
   uint32_t stream;    // word of the Philox counter
 };
+
+namespace {
+
+// The window of an area mean along one axis: [begin, end).
+struct Window {
+  int32_t begin, end;
+};
+template <class I>
+INFINITY_HD inline Window areaWindow(I from, I to, I i) {
+  return {static_cast<int32_t>(i * from / to), static_cast<int32_t>(((i + 1) * from + to - 1) / to)};
+}
+
+// Linear interpolation along one axis, half-pixel centres, clamped at the border: (1 − weight)·[lo] + weight·[hi].
+template <class T>
+struct Tap {
+  int32_t lo, hi;
+  T weight;
+};
+// `ratio` is from/to.
+template <class T, class I>
+INFINITY_HD inline Tap<T> linearTap(T ratio, I i, I from) {
+  T at = ratio * (static_cast<T>(i) + T(0.5)) - T(0.5);
+  if (at < 0) at = 0;
+  const I lo = static_cast<I>(at) < from - 1 ? static_cast<I>(at) : from - 1;
+  return {static_cast<int32_t>(lo), static_cast<int32_t>(lo + 1 < from ? lo + 1 : lo), at - static_cast<T>(lo)};
+}
+
+// Where element (y, x, channel) of a scale of width w lies among its tokens: at base(y, x) + channel·step().
+struct TokenLayout {
+  int64_t w, d;
+  bool patchify;
+  INFINITY_HD int64_t base(int64_t y, int64_t x) const {
+    if (!patchify) return (y * w + x) * d;
+    return ((y / 2) * (w / 2) + x / 2) * 4 * d + 2 * (y & 1) + (x & 1);
+  }
+  INFINITY_HD int64_t step() const { return patchify ? 4 : 1; }
+};
+
+}  // namespace
 
 }  // namespace infinity

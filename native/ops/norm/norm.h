@@ -7,8 +7,6 @@
 
 namespace infinity {
 
-enum class RowNorm { layer, ada, rms };
-
 struct NormParams {
   float eps;
 };
