@@ -18,9 +18,9 @@ export function sameShape(a: Shape, b: Shape): boolean {
   return a.length === b.length && a.every((n, i) => n === b[i]);
 }
 
-/** The types that arithmetic runs in; bf16 is for storage. */
-export function isFloat({ dtype }: Tensor): boolean {
-  return dtype === 'f32' || dtype === 'f64';
+/** The types that arithmetic runs in. The processor keeps bf16 for storage; a card computes from it, in float. */
+export function isFloat({ dtype, device }: Tensor): boolean {
+  return dtype === 'f32' || dtype === 'f64' || (dtype === 'bf16' && device.kind === 'cuda');
 }
 
 /** The axis that `axis` names, a negative one counted from the end. @throws InfinityError INVALID_ARGUMENT */

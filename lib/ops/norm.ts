@@ -1,17 +1,23 @@
-/** Normalisation and the modulation that goes with it. Statistics are saved for the backward pass, nothing else is. */
-import { scope, type Tensor } from '../tensor.js';
-import { checkShapes, sameShape } from './check.js';
+/**
+ * Normalisation and the modulation that goes with it. Statistics are saved for the backward pass, nothing else is. Beside bf16
+ * they are f32, and parameters and modulations are bf16 or f32.
+ */
+import { type DType, type Shape, scope, type Tensor } from '../tensor.js';
+import { checkShapes, isFloat, sameShape } from './check.js';
 import { Op, type OpDefinition } from './generated.js';
 import { differentiable, refuseGradient } from './record.js';
-import { like, run, shaped } from './run.js';
+import { like, type OutputSpec, run } from './run.js';
 
 const channelsOf = (x: Tensor): number => x.shape[x.rank - 1] ?? 1;
 const rowsOf = (x: Tensor): number => x.size / channelsOf(x);
+const wide = ({ dtype }: Tensor): DType => (dtype === 'bf16' ? 'f32' : dtype);
+const statistics = (x: Tensor, shape: Shape): OutputSpec => ({ dtype: wide(x), shape });
+const goesWith = (t: Tensor, x: Tensor): boolean => isFloat(x) && (t.dtype === x.dtype || t.dtype === wide(x));
 const isRow = (t: Tensor | null, x: Tensor): boolean =>
-  t === null || (t.dtype === x.dtype && t.size === channelsOf(x) && channelsOf(t) === t.size);
+  t === null ? isFloat(x) : goesWith(t, x) && t.size === channelsOf(x) && channelsOf(t) === t.size;
 /** One row for each sample of x, or one for all. */
 const isModulation = (t: Tensor, x: Tensor): boolean =>
-  t.dtype === x.dtype &&
+  goesWith(t, x) &&
   channelsOf(t) === channelsOf(x) &&
   (t.size === channelsOf(x) || t.size === x.shape[0]! * channelsOf(x));
 
@@ -26,8 +32,8 @@ function normaliseRows(
   return scope(() => {
     // `undefined` stands for a norm that has no shift at all, null for one whose shift was left out.
     const operands = shift === undefined ? [x, gain] : [x, gain, shift];
-    const [y, stats] = run(forward, operands, [like(x), shaped(x, [rowsOf(x), 2])], [eps]);
-    const row = shaped(x, [channelsOf(x)]);
+    const [y, stats] = run(forward, operands, [like(x), statistics(x, [rowsOf(x), 2])], [eps]);
+    const row = { dtype: (gain ?? shift ?? x).dtype, shape: [channelsOf(x)] };
     const parameters = operands.slice(1).map((t) => (t ? like(t) : gain ? like(gain) : row));
     differentiable(forward.name, operands, [y!], [x, stats, gain], ([gy]) =>
       run(backward, [gy, x, stats, gain], [like(x), ...parameters]),
@@ -94,7 +100,7 @@ export function groupNorm(
   checkShapes('group_norm', ok, `x [B, H, W, C] with w and b [C], C in ${groups} groups`, x, w, b);
   const params = [groups, eps, options.silu ? 1 : 0];
   return scope(() => {
-    const [y, stats] = run(Op.groupNorm, [x, w, b], [like(x), shaped(x, [x.shape[0]!, groups, 2])], params);
+    const [y, stats] = run(Op.groupNorm, [x, w, b], [like(x), statistics(x, [x.shape[0]!, groups, 2])], params);
     differentiable('group_norm', [x, w, b], [y!], [x, stats, w, b], ([gy]) =>
       run(Op.groupNormBackward, [gy, x, stats, w, b], [like(x), like(w), like(b)], params),
     );
@@ -109,9 +115,14 @@ export function groupNorm(
  */
 export function groupNormStats(x_BHWC: Tensor, groups: number, eps: number): Tensor {
   const x = x_BHWC;
-  checkShapes('group_norm_stats', x.rank >= 2 && groups >= 1 && channelsOf(x) % groups === 0, 'x [B, H, W, C]', x);
+  checkShapes(
+    'group_norm_stats',
+    isFloat(x) && x.rank >= 2 && groups >= 1 && channelsOf(x) % groups === 0,
+    'x [B, H, W, C]',
+    x,
+  );
   refuseGradient('group_norm_stats', [x]);
-  return run(Op.groupNormStats, [x], [shaped(x, [x.shape[0]!, groups, 2])], [groups, eps])[0]!;
+  return run(Op.groupNormStats, [x], [statistics(x, [x.shape[0]!, groups, 2])], [groups, eps])[0]!;
 }
 
 /**
@@ -130,7 +141,7 @@ export function groupNormApply(
 ): Tensor {
   const x = x_BHWC;
   const groups = stats.shape[1] ?? 0;
-  const told = stats.rank === 3 && sameShape(stats.shape, [x.shape[0]!, groups, 2]) && stats.dtype === x.dtype;
+  const told = stats.rank === 3 && sameShape(stats.shape, [x.shape[0]!, groups, 2]) && stats.dtype === wide(x);
   const ok = x.rank >= 2 && told && isRow(w, x) && isRow(b, x) && groups >= 1 && channelsOf(x) % groups === 0;
   checkShapes('group_norm_apply', ok, 'x [B, H, W, C] with stats [B, groups, 2], w and b [C]', x, stats, w, b);
   refuseGradient('group_norm_apply', [x, w, b]);

@@ -12,7 +12,8 @@ import {
 } from '../../lib/ops/norm.js';
 import { cat, slice } from '../../lib/ops/shape.js';
 import { Tape } from '../../lib/tape.js';
-import { type Shape, scope, Tensor } from '../../lib/tensor.js';
+import { type DType, type Shape, scope, sizeOf, Tensor } from '../../lib/tensor.js';
+import { randomBf16, toBf16 } from '../support/bf16.js';
 import {
   assertClean,
   assertGradients,
@@ -20,6 +21,7 @@ import {
   isaDevices,
   random,
   randomArray,
+  referenceOf,
   relativeError,
 } from '../support/numeric.js';
 
@@ -43,9 +45,14 @@ function normalise(x: Numbers, groupOf: (i: number) => number, centre: boolean):
   return out;
 }
 
-/** The f64 result of `fn` on the inputs that `random` gives for the seeds 1, 2, ... */
-async function inDoubles(device: Device, fn: (...inputs: Tensor[]) => Tensor, shapes: Shape[]): Promise<Numbers> {
-  const y = scope(() => fn(...shapes.map((shape, i) => random(device, 1 + i, shape, 'f64'))));
+/** The result of `fn` in `dtype` on the inputs that `random` gives for the seeds 1, 2, ... */
+async function evaluate(
+  device: Device,
+  dtype: 'f32' | 'f64',
+  fn: (...inputs: Tensor[]) => Tensor,
+  shapes: Shape[],
+): Promise<Numbers> {
+  const y = scope(() => fn(...shapes.map((shape, i) => random(device, 1 + i, shape, dtype))));
   const values = await y.readFloats();
   y.dispose();
   return values;
@@ -71,7 +78,28 @@ async function bits(
   return out;
 }
 
+/** Twice what rounding to `dtype` costs, and the f32 budget of gradients. */
+function assertRounded(got: Numbers, want: Numbers, dtype: DType, what: string): void {
+  const largest = Array.from(want).reduce((most, v) => Math.max(most, Math.abs(v)), 0);
+  for (const [i, v] of want.entries()) {
+    const allowed = (dtype === 'bf16' ? 2 ** -8 * Math.abs(v) : 0) + 1e-5 * largest;
+    assert.ok(Math.abs(got[i]! - v) <= allowed, `${what}, element ${i}: ${got[i]} for ${v}`);
+  }
+}
+
+/** Output and gradients of sum(fn · R). */
+const withGradients =
+  (fn: (...inputs: Tensor[]) => Tensor) =>
+  (...inputs: Tensor[]): Tensor[] => {
+    const tape = new Tape().watch(...inputs);
+    const y = tape.run(() => fn(...inputs));
+    const cotangent = random(y.device, 9, y.shape, y.dtype as 'f32' | 'f64');
+    const grads = tape.backward([{ of: y, cotangent }]);
+    return [y, ...inputs.map((t) => grads.get(t)!)];
+  };
+
 for (const [isa, device] of isaDevices()) {
+  const [exact, tolerance] = device.kind === 'cuda' ? (['f32', 4e-6] as const) : (['f64', 1e-12] as const);
   describe(`norm on ${isa}`, () => {
     const layer = (x: Tensor, w: Tensor, b: Tensor): Tensor => layerNorm(x, w, b, EPS);
     const ada = (x: Tensor, s: Tensor, t: Tensor): Tensor => adaNorm(x, s, t, EPS);
@@ -86,9 +114,9 @@ for (const [isa, device] of isaDevices()) {
         const centred = normalise(x, (i) => Math.floor(i / c), true);
         const plain = normalise(x, (i) => Math.floor(i / c), false);
         const cases: [Numbers, (i: number) => number][] = [
-          [await inDoubles(device, layer, [[2, 3, c], [c], [c]]), (i) => centred[i]! * p[i % c]! + q[i % c]!],
+          [await evaluate(device, exact, layer, [[2, 3, c], [c], [c]]), (i) => centred[i]! * p[i % c]! + q[i % c]!],
           [
-            await inDoubles(device, ada, [
+            await evaluate(device, exact, ada, [
               [2, 3, c],
               [2, 1, c],
               [2, 1, c],
@@ -98,15 +126,15 @@ for (const [isa, device] of isaDevices()) {
               return centred[i]! * (1 + p[at]!) + q[at]!;
             },
           ],
-          [await inDoubles(device, (y) => layerNorm(y, null, null, EPS), [[2, 3, c]]), (i) => centred[i]!],
-          [await inDoubles(device, rms, [[2, 3, c], [c]]), (i) => plain[i]! * p[i % c]!],
+          [await evaluate(device, exact, (y) => layerNorm(y, null, null, EPS), [[2, 3, c]]), (i) => centred[i]!],
+          [await evaluate(device, exact, rms, [[2, 3, c], [c]]), (i) => plain[i]! * p[i % c]!],
         ];
         for (const [got, want] of cases)
           assert.ok(
             relativeError(
               got,
               Float64Array.from(got, (_, i) => want(i)),
-            ) < 1e-12,
+            ) < tolerance,
           );
       }
     });
@@ -173,9 +201,9 @@ for (const [isa, device] of isaDevices()) {
         const normal = normalise(x, groupOf, true);
         const z = normal.map((v, i) => v * w[i % channels]! + b[i % channels]!);
         const shapes = [shape, [channels], [channels]];
-        assert.ok(relativeError(await inDoubles(device, group(groups, false), shapes), z) < 1e-12);
+        assert.ok(relativeError(await evaluate(device, exact, group(groups, false), shapes), z) < tolerance);
         const silu = z.map((v) => v / (1 + Math.exp(-v)));
-        assert.ok(relativeError(await inDoubles(device, group(groups, true), shapes), silu) < 1e-12);
+        assert.ok(relativeError(await evaluate(device, exact, group(groups, true), shapes), silu) < tolerance);
         await assertMatchesReference(device, group(groups, true), shapes, { tolerance: 4e-6 });
       }
     });
@@ -209,11 +237,12 @@ for (const [isa, device] of isaDevices()) {
       const [w, b] = [randomArray(2, 32), randomArray(3, 32)];
       const [got, want] = await Promise.all(
         (['f32', 'f64'] as const).map(async (dtype) => {
+          const on = dtype === 'f64' ? referenceOf(device) : device;
           const y = scope(() =>
             far(
-              Tensor.from(x, [2, 16, 64, 32], dtype, device),
-              Tensor.from(w, [32], dtype, device),
-              Tensor.from(b, [32], dtype, device),
+              Tensor.from(x, [2, 16, 64, 32], dtype, on),
+              Tensor.from(w, [32], dtype, on),
+              Tensor.from(b, [32], dtype, on),
             ),
           );
           const values = await y.readFloats();
@@ -223,6 +252,21 @@ for (const [isa, device] of isaDevices()) {
       );
       // Half an ulp of the mean, 4e-6 at 100, is what the centred values can lose.
       assert.ok(relativeError(got!, want!) < 1e-5);
+    });
+
+    it('groupNorm of a picture so big that a card takes longer runs of it', async function () {
+      if (device.kind !== 'cuda') this.skip(); // the processor's runs are of one length
+      const [pixels, C] = [2100, 4096];
+      const values = randomArray(1, pixels * C);
+      const x = Tensor.from(values, [1, pixels, 1, C], 'f32', device);
+      const stats = groupNormStats(x, 1, EPS);
+      const got = await stats.readFloats();
+      const mean = values.reduce((sum, v) => sum + v, 0) / values.length;
+      const variance = values.reduce((sum, v) => sum + (v - mean) ** 2, 0) / values.length;
+      assert.ok(Math.abs(got[0]! - mean) < 1e-7, `${got[0]} for ${mean}`);
+      assert.ok(Math.abs(got[1]! * Math.sqrt(variance + EPS) - 1) < 1e-6, `${got[1]} for ${variance}`);
+      x.dispose();
+      stats.dispose();
     });
 
     it('gradients of groupNorm equal finite differences', async () => {
@@ -248,19 +292,36 @@ for (const [isa, device] of isaDevices()) {
         [group(8, true), [[5, 17, 64, 64], [64], [64]]],
         [group(2, true), [[1, 33, 31, 34], [34], [34]]],
       ];
-      for (const [fn, shapes] of cases) {
-        const gradients = (...inputs: Tensor[]): Tensor[] => {
-          const tape = new Tape().watch(...inputs);
-          const y = tape.run(() => fn(...inputs));
-          const grads = tape.backward([{ of: y, cotangent: random(device, 9, y.shape, y.dtype as 'f32' | 'f64') }]);
-          return inputs.map((t) => grads.get(t)!);
-        };
-        await assertMatchesReference(device, gradients, shapes, { tolerance: 1e-5 });
+      for (const [fn, shapes] of cases)
+        await assertMatchesReference(device, withGradients(fn), shapes, { tolerance: 1e-5 });
+    });
+
+    it('rows of every width that a card treats in its own way equal f64, forward and backward', async () => {
+      for (const c of [260, 1000, 1028, 3000, 8192, 8200]) {
+        await assertMatchesReference(device, withGradients(layer), [[9, c], [c], [c]], { tolerance: 1e-5 });
+        await assertMatchesReference(device, withGradients(rms), [[2, c], [c]], { tolerance: 1e-5 });
+      }
+    });
+
+    it('views that start anywhere have the bits of aligned tensors', async () => {
+      const cases: [(x: Tensor) => Tensor[], Shape][] = [
+        [withGradients((x) => layerNorm(x, null, null, EPS)), [40, 64]],
+        [withGradients((x) => gatedAdd(x, x, random(device, 2, [1, 1, 64]))), [2, 40, 64]],
+        [withGradients((x) => groupNorm(x, random(device, 2, [64]), random(device, 3, [64]), 4, EPS)), [1, 6, 7, 64]],
+      ];
+      for (const [fn, shape] of cases) {
+        const n = shape.reduce((a, b) => a * b);
+        const long = random(device, 1, [n + 3]);
+        const copy = Tensor.from((await long.readFloats()).subarray(3), shape, 'f32', device);
+        const results = [long.view(shape, 3), copy].map((x) => scope(() => fn(x)));
+        const [got, want] = await Promise.all(results.map((ys) => Promise.all(ys.map((y) => y.read()))));
+        assert.deepEqual(got, want);
+        for (const t of [long, copy, ...results.flat()]) t.dispose();
       }
     });
 
     it('a sample alone has the bits it has in a batch, with one thread and with two', async () => {
-      const single = Device.create('cpu', { isa, threads: 1 });
+      const single = device.kind === 'cpu' ? Device.create('cpu', { isa, threads: 1 }) : undefined;
       const cases: [(...inputs: Tensor[]) => Tensor, (batch: number) => Shape[]][] = [
         [
           ada,
@@ -291,7 +352,7 @@ for (const [isa, device] of isaDevices()) {
         const size = values[0]!.length;
         const weights = randomArray(30, size);
         const both = await bits(device, fn, values, shapes, weights);
-        assert.deepEqual(await bits(single, fn, values, shapes, weights), both, 'threads');
+        if (single) assert.deepEqual(await bits(single, fn, values, shapes, weights), both, 'threads');
         for (const sample of [0, 5]) {
           const rowsOf = (v: Numbers, i: number): Numbers =>
             shapes[i]![0] === 6 ? v.slice((sample * v.length) / 6, ((sample + 1) * v.length) / 6) : v;
@@ -307,7 +368,68 @@ for (const [isa, device] of isaDevices()) {
             if (shapes[i]![0] === 6) assert.deepEqual(alone[1 + i], rowsOf(both[1 + i]!, i), `gradient ${i}`);
         }
       }
-      single.close();
+      single?.close();
+    });
+
+    it('bf16 activations with bf16 or f32 parameters are computed in float and rounded once', async function () {
+      if (device.kind !== 'cuda') this.skip(); // the processor computes in f32 and f64
+      const rows = (c: number): Shape[] => [[2, 35, c], [c], [c]];
+      const modulated = (c: number): Shape[] => [
+        [2, 35, c],
+        [2, 1, c],
+        [2, 1, c],
+      ];
+      const gated = (x: Tensor, y: Tensor, gate: Tensor): Tensor => gatedAdd(x, y, gate);
+      const cases: [(...inputs: Tensor[]) => Tensor, Shape[], number][] = [
+        ...[40, 33].map((c): [typeof ada, Shape[], number] => [layer, rows(c), 1]),
+        ...[264, 33].map((c): [typeof ada, Shape[], number] => [ada, modulated(c), 1]),
+        [(x, w) => rms(x, w), rows(520).slice(0, 2), 1],
+        [layer, [[3, 8208], [8208], [8208]], 1],
+        ...[24, 7].map((c): [typeof ada, Shape[], number] => [
+          gated,
+          [
+            [2, 35, c],
+            [2, 35, c],
+            [2, 1, c],
+          ],
+          2,
+        ]),
+        [group(8, true), [[2, 9, 17, 64], [64], [64]], 1],
+        [group(3, false), [[1, 21, 5, 33], [33], [33]], 1],
+      ];
+      const live = device.stats().liveTensors;
+      for (const [fn, shapes, activations] of cases) {
+        const values = shapes.map((shape, i) => randomBf16(50 + i, sizeOf(shape)));
+        const cotangent = randomBf16(60, values[0]!.length);
+        const results = (on: Device, types: DType[]): Tensor[] => {
+          const as = (v: Float64Array, shape: Shape, dtype: DType): Tensor =>
+            Tensor.from(dtype === 'bf16' ? toBf16(v) : v, shape, dtype, on);
+          const inputs = shapes.map((shape, i) => as(values[i]!, shape, types[i]!));
+          const tape = new Tape().watch(...inputs);
+          const y = tape.run(() => fn(...inputs));
+          const gy = as(cotangent, y.shape, types[0]!);
+          const grads = tape.backward([{ of: y, cotangent: gy }]);
+          const out = [y, ...inputs.map((t) => grads.get(t)!.retain())];
+          grads.dispose();
+          for (const t of [gy, ...inputs]) t.dispose();
+          return out;
+        };
+        const want = results(
+          referenceOf(device),
+          shapes.map(() => 'f64'),
+        );
+        for (const parameter of ['bf16', 'f32'] as const) {
+          const types = shapes.map((_, i) => (i < activations ? 'bf16' : parameter));
+          const got = results(device, types);
+          for (const [k, y] of got.entries()) {
+            assert.equal(y.dtype, k === 0 ? 'bf16' : types[k - 1]);
+            assertRounded(await y.readFloats(), await want[k]!.readFloats(), y.dtype, `output ${k} of ${shapes[0]}`);
+            y.dispose();
+          }
+        }
+        for (const y of want) y.dispose();
+      }
+      await assertClean(device, live);
     });
 
     it('refuses shapes that do not fit, by name', async () => {

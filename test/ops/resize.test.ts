@@ -2,14 +2,19 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { parseSafetensors } from '../../lib/io/safetensors.js';
 import { toFloat32 } from '../../lib/io/tensor_data.js';
+import { Op } from '../../lib/ops/generated.js';
 import * as ops from '../../lib/ops/resize.js';
+import { run } from '../../lib/ops/run.js';
 import { permute } from '../../lib/ops/shape.js';
 import { type Shape, scope, sizeOf, Tensor } from '../../lib/tensor.js';
+import { assertBf16 } from '../support/bf16.js';
 import { readGoldenJson, requireGolden } from '../support/goldens.js';
 import { assertClean, assertGradients, assertMatchesReference, isaDevices, randomArray } from '../support/numeric.js';
 
 const modes = { area: ops.resizeArea, linear: ops.resizeLinear, nearest: ops.resizeNearest } as const;
 type Mode = keyof typeof modes;
+/** As in native/ops/resize/resize.h. */
+const code = { area: 0, linear: 1, nearest: 2 } as const;
 
 /** Weight of input position i in output position o, from the definition of each mode. */
 function weight(mode: Mode, o: number, i: number, from: number, to: number): number {
@@ -72,16 +77,17 @@ interface Golden {
 }
 
 for (const [isa, device] of isaDevices()) {
+  const [exact, tolerance] = device.kind === 'cuda' ? (['f32', 2e-6] as const) : (['f64', 1e-12] as const);
   describe(`resize on ${isa}`, () => {
     for (const mode of Object.keys(modes) as Mode[]) {
       it(`${mode} follows its definition at awkward sizes, with gradients`, async () => {
         for (const [shape, size] of sizes) {
           const values = randomArray(1, sizeOf(shape));
-          const y = scope(() => modes[mode](Tensor.from(values, shape, 'f64', device), size));
+          const y = scope(() => modes[mode](Tensor.from(values, shape, exact, device), size));
           const got = await y.readFloats();
           y.dispose();
           const want = reference(mode, values, shape, size);
-          for (let i = 0; i < want.length; i++) assert.ok(Math.abs(got[i]! - want[i]!) < 1e-12, `${shape} ${i}`);
+          for (let i = 0; i < want.length; i++) assert.ok(Math.abs(got[i]! - want[i]!) < tolerance, `${shape} ${i}`);
           await assertMatchesReference(device, (x) => modes[mode](x, size), [shape]);
         }
         for (const [shape, size] of [
@@ -97,10 +103,43 @@ for (const [isa, device] of isaDevices()) {
             [1, 1, 6, 1],
             [4, 1],
           ],
+          [
+            [1, 4, 1, 1],
+            [64, 1],
+          ],
         ] as [number[], ops.Size][])
           await assertGradients(device, (x) => modes[mode](x, size), [shape]);
       });
     }
+    it('big windows, and gradients into small grids, equal f64; bf16 is rounded once', async () => {
+      const cases: [number[], ops.Size][] = [
+        [
+          [1, 96, 80, 12],
+          [1, 2],
+        ],
+        [
+          [2, 3, 2, 8],
+          [64, 100],
+        ],
+        [
+          [1, 40, 6, 5],
+          [40, 3],
+        ],
+      ];
+      for (const [shape, size] of cases)
+        for (const mode of Object.keys(modes) as Mode[]) {
+          const y = [shape[0]!, ...size, shape[3]!];
+          await assertMatchesReference(device, (x) => modes[mode](x, size), [shape]);
+          await assertMatchesReference(
+            device,
+            (gy) => run(Op.resample, [gy], [{ dtype: gy.dtype, shape }], [code[mode], 1])[0]!,
+            [y],
+          );
+          if (device.kind !== 'cuda') continue; // the processor computes in f32 and f64
+          await assertBf16(device, Op.resample, [shape], [y], { params: [code[mode], 0] });
+          await assertBf16(device, Op.resample, [y], [shape], { params: [code[mode], 1] });
+        }
+    });
     it('a picture of the asked size passes through', () => {
       const x = Tensor.from([1, 2, 3, 4], [1, 2, 2, 1], 'f32', device);
       assert.equal(ops.resizeArea(x, [2, 2]), x);

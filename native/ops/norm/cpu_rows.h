@@ -15,7 +15,6 @@ INFINITY_INLINE void forRow(int64_t n, const F& f) {
   for (; i + lanes <= n; i += lanes) f(i, lanes);
   if (i < n) f(i, static_cast<int>(n - i));
 }
-enum class RowNorm { layer, ada, rms };
 
 // The factor of xhat: the weight, or 1 + the modulation.
 template <class T, RowNorm kind>

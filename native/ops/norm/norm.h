@@ -7,6 +7,8 @@
 
 namespace infinity {
 
+enum class RowNorm { layer, ada, rms };
+
 struct NormParams {
   float eps;
 };

@@ -2,6 +2,7 @@
 // of each place it takes. The windows and centres are those of torch's interpolate (mode area, bilinear with
 // align_corners=False and no antialiasing, nearest).
 #pragma once
+#include "core/philox.h"
 #include "core/tensor.h"
 
 namespace infinity {
@@ -18,10 +19,10 @@ struct AxisTaps {
   int64_t start, count;
   double first, last;  // weights of the first and of every other position
 
-  double weight(int64_t k) const { return k == 0 ? first : last; }
+  INFINITY_HD double weight(int64_t k) const { return k == 0 ? first : last; }
 };
 
-inline AxisTaps resampleTaps(ResampleMode mode, int64_t in, int64_t out, int64_t position) {
+INFINITY_HD inline AxisTaps resampleTaps(ResampleMode mode, int64_t in, int64_t out, int64_t position) {
   if (mode == ResampleMode::nearest) return {position * in / out, 1, 1, 0};
   if (mode == ResampleMode::area) {
     const int64_t start = position * in / out, end = ((position + 1) * in + out - 1) / out;
@@ -34,6 +35,8 @@ inline AxisTaps resampleTaps(ResampleMode mode, int64_t in, int64_t out, int64_t
   const int64_t start = static_cast<int64_t>(at);
   if (start >= in - 1) return {in - 1, 1, 1, 0};
   const double last = at - static_cast<double>(start);
+  // Left out: a place that all positions near the border read with weight zero would be read by too many of them.
+  if (last == 0) return {start, 1, 1, 0};
   return {start, 2, 1 - last, last};
 }
 
