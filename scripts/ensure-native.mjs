@@ -19,7 +19,10 @@ const built = join(root, 'build/Release/node_infinity.node');
  */
 export function nativeHash() {
   const salt = `${process.platform}-${process.arch}`;
-  return sourceHash(root, ['CMakeLists.txt', 'native'], { salt, leaveOut: ['native/tests', 'native/cuda/registers.txt'] });
+  return sourceHash(root, ['CMakeLists.txt', 'native'], {
+    salt,
+    leaveOut: ['native/tests', 'native/cuda/registers.txt'],
+  });
 }
 
 export const stampOf = (binary) => join(dirname(binary), 'node_infinity.hash');
@@ -41,7 +44,10 @@ function usableBinary(hash) {
     return undefined;
   }
   const noSources = !existsSync(join(root, 'native'));
-  return (noSources || isCurrent(binary, hash)) && loads(binary) ? binary : undefined;
+  // An addon that was built without the CUDA backend is not what ON asks for.
+  const lacksCuda =
+    process.env.NODE_INFINITY_CUDA === 'ON' && !existsSync(join(dirname(binary), 'node_infinity_cuda.so'));
+  return (noSources || (isCurrent(binary, hash) && !lacksCuda)) && loads(binary) ? binary : undefined;
 }
 
 const cures = {

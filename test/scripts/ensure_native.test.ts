@@ -26,11 +26,14 @@ describe('ensure-native', () => {
   afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
   /** Runs the script where only `tools` are installed; each of them is a program that succeeds. */
-  function ensure(options: { flags?: string[]; installed?: string[] } = {}): { status: number | null; text: string } {
+  function ensure(options: { flags?: string[]; installed?: string[]; env?: Record<string, string> } = {}): {
+    status: number | null;
+    text: string;
+  } {
     for (const tool of options.installed ?? []) symlinkSync('/bin/true', join(tools, tool));
     const script = join(folder, 'scripts/ensure-native.mjs');
     const { status, stderr, stdout } = spawnSync(process.execPath, [script, ...(options.flags ?? [])], {
-      env: { PATH: tools },
+      env: { PATH: tools, ...options.env },
       encoding: 'utf8',
     });
     assert.equal(stdout, '', 'stdout belongs to the command that runs next');
@@ -69,17 +72,34 @@ describe('ensure-native', () => {
     assert.deepEqual(ensure(), { status: 0, text: '' });
   });
 
-  it('takes a prebuilt binary of the same sources, with and without their C++ tests', () => {
-    addPrebuilt();
-    addSources();
+  /** The stamp of these sources beside the prebuilt binary. */
+  const stampPrebuilt = () => {
     const script = pathToFileURL(join(folder, 'scripts/ensure-native.mjs')).href;
     const code = `import { nativeHash } from '${script}'; process.stdout.write(nativeHash());`;
     const { stdout } = spawnSync(process.execPath, ['--input-type=module', '-e', code], { encoding: 'utf8' });
     writeFileSync(join(folder, 'prebuilds', `${process.platform}-${process.arch}`, 'node_infinity.hash'), stdout);
+  };
+
+  it('takes a prebuilt binary of the same sources, with and without their C++ tests', () => {
+    addPrebuilt();
+    addSources();
+    stampPrebuilt();
     assert.deepEqual(ensure(), { status: 0, text: '' });
     mkdirSync(join(folder, 'native/tests'));
     writeFileSync(join(folder, 'native/tests/some_test.cc'), '');
     assert.deepEqual(ensure(), { status: 0, text: '' });
+  });
+
+  it('builds again where NODE_INFINITY_CUDA=ON asks for a backend that is not there', function () {
+    if (process.platform === 'win32') this.skip(); // tools are looked up in another way there
+    addPrebuilt();
+    addSources();
+    stampPrebuilt();
+    const { status, text } = ensure({ env: { NODE_INFINITY_CUDA: 'ON' } });
+    assert.equal(status, 1);
+    assert.match(text, /CMake/);
+    writeFileSync(join(folder, 'prebuilds', `${process.platform}-${process.arch}`, 'node_infinity_cuda.so'), '');
+    assert.deepEqual(ensure({ env: { NODE_INFINITY_CUDA: 'ON' } }), { status: 0, text: '' });
   });
 
   it('does not take a prebuilt binary of other sources', function () {
