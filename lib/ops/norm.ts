@@ -2,17 +2,16 @@
  * Normalisation and the modulation that goes with it. Statistics are saved for the backward pass, nothing else is. Beside bf16
  * they are f32, and parameters and modulations are bf16 or f32.
  */
-import { type DType, type Shape, scope, type Tensor } from '../tensor.js';
+import { type Shape, scope, type Tensor } from '../tensor.js';
 import { checkShapes, isFloat, sameShape } from './check.js';
 import { Op, type OpDefinition } from './generated.js';
 import { differentiable, refuseGradient } from './record.js';
-import { like, type OutputSpec, run } from './run.js';
+import { like, type OutputSpec, run, statistic } from './run.js';
 
 const channelsOf = (x: Tensor): number => x.shape[x.rank - 1] ?? 1;
 const rowsOf = (x: Tensor): number => x.size / channelsOf(x);
-const wide = ({ dtype }: Tensor): DType => (dtype === 'bf16' ? 'f32' : dtype);
-const statistics = (x: Tensor, shape: Shape): OutputSpec => ({ dtype: wide(x), shape });
-const goesWith = (t: Tensor, x: Tensor): boolean => isFloat(x) && (t.dtype === x.dtype || t.dtype === wide(x));
+const statistics = (x: Tensor, shape: Shape): OutputSpec => ({ dtype: statistic(x), shape });
+const goesWith = (t: Tensor, x: Tensor): boolean => isFloat(x) && (t.dtype === x.dtype || t.dtype === statistic(x));
 const isRow = (t: Tensor | null, x: Tensor): boolean =>
   t === null ? isFloat(x) : goesWith(t, x) && t.size === channelsOf(x) && channelsOf(t) === t.size;
 /** One row for each sample of x, or one for all. */
@@ -141,7 +140,7 @@ export function groupNormApply(
 ): Tensor {
   const x = x_BHWC;
   const groups = stats.shape[1] ?? 0;
-  const told = stats.rank === 3 && sameShape(stats.shape, [x.shape[0]!, groups, 2]) && stats.dtype === wide(x);
+  const told = stats.rank === 3 && sameShape(stats.shape, [x.shape[0]!, groups, 2]) && stats.dtype === statistic(x);
   const ok = x.rank >= 2 && told && isRow(w, x) && isRow(b, x) && groups >= 1 && channelsOf(x) % groups === 0;
   checkShapes('group_norm_apply', ok, 'x [B, H, W, C] with stats [B, groups, 2], w and b [C]', x, stats, w, b);
   refuseGradient('group_norm_apply', [x, w, b]);
