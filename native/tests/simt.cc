@@ -211,20 +211,33 @@ void runBlock(dim3 grid, dim3 block, dim3 at, unsigned turn) {
   std::memset(dynamic, 0xff, sizeof dynamic);
   alive = threads;
   waiting = 0;
+  // Runs the fibre until it waits. Whether it could.
+  const auto advance = [](Fibre& f) {
+    if (!runnable(f)) return false;
+    f.state = State::ready;
+    enter(f);
+    if (f.state == State::done) {
+      --alive;
+      warpOf(&f).exited |= 1u << f.position.lane;
+    }
+    return true;
+  };
   while (alive > 0) {
     bool progress = false;
-    for (unsigned n = 0; n < threads; ++n) {
+    const unsigned order = turn % 4, half = (threads + 1) / 2;
+    if (order == 3) {
+      // Every warp as far as it gets, then the next.
+      for (unsigned first = 0; first < threads; first += kWarp) {
+        for (bool moved = true; moved; progress |= moved) {
+          moved = false;
+          for (unsigned i = first; i < threads && i < first + kWarp; ++i) moved |= advance(fibres[i]);
+        }
+      }
+    } else {
       // Forwards, backwards, or every other thread first.
-      const unsigned half = (threads + 1) / 2;
-      const unsigned i = turn % 3 == 0 ? n : turn % 3 == 1 ? threads - 1 - n : n < half ? 2 * n : 2 * (n - half) + 1;
-      Fibre& f = fibres[i];
-      if (!runnable(f)) continue;
-      progress = true;
-      f.state = State::ready;
-      enter(f);
-      if (f.state == State::done) {
-        --alive;
-        warpOf(&f).exited |= 1u << f.position.lane;
+      for (unsigned n = 0; n < threads; ++n) {
+        const unsigned i = order == 0 ? n : order == 1 ? threads - 1 - n : n < half ? 2 * n : 2 * (n - half) + 1;
+        progress |= advance(fibres[i]);
       }
     }
     if (alive > 0 && waiting == alive) {
@@ -279,7 +292,7 @@ void runErased(const char* name, dim3 grid, dim3 block, size_t shared, void (*bo
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535)
     stop("an empty grid, or one beyond 65535 in y or z.");
   if (shared > sizeof dynamic) stop("more dynamic shared memory than an SM has.");
-  unsigned turn = 0;
+  static unsigned turn = 0;  // goes on, so that a grid of one block meets every order too
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; ++x) runBlock(grid, block, dim3(x, y, z), turn++);

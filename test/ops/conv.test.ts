@@ -9,8 +9,10 @@ import {
   packUpsampleConv,
   upsampleConv2d,
 } from '../../lib/ops/conv.js';
+import { Op } from '../../lib/ops/generated.js';
 import { Tape } from '../../lib/tape.js';
 import { scope, Tensor } from '../../lib/tensor.js';
+import { assertBf16 } from '../support/bf16.js';
 import { assertClean, assertGradients, isaDevices, random, randomArray } from '../support/numeric.js';
 import { assertProducts } from '../support/products.js';
 
@@ -32,6 +34,13 @@ const cases: [number[], number[], ConvOptions][] = [
   [[1, 6, 7, 4], [5, 4, 3, 2], { stride: 3, padding: { top: 2, left: 0, bottom: 1, right: 3 } }],
   [[1, 5, 5, 2], [3, 2, 1, 1], { stride: 2 }],
   [[1, 8, 8, 2], [3, 2, 8, 8], {}],
+];
+/** Channels of whole chunks, at sizes for the large tiles of a card. */
+const wholeChunks: typeof cases = [
+  [[2, 6, 5, 16], [24, 16, 3, 3], same],
+  [[1, 24, 23, 8], [256, 8, 3, 3], same],
+  [[1, 12, 14, 16], [136, 16, 3, 3], down],
+  [[1, 40, 40, 16], [3, 16, 3, 3], same],
 ];
 const upsampled: [number[], number[]][] = [
   [
@@ -86,6 +95,33 @@ for (const [isa, device] of isaDevices()) {
       for (const size of [20, 80])
         await assertConv(device, (x, w, b) => conv2d(x, w, b, same), [1, size, size + 1, 2], [3, 2, 3, 3]);
       await assertConv(device, upsampleConv2d, [2, 60, 61, 2], [1, 2, 3, 3]);
+    });
+    it('bf16: within twice the rounding of the exact result, gradients of weights in f32', async function () {
+      if (device.kind !== 'cuda') this.skip(); // the processor computes in f32 and f64
+      const sizes = [...cases, ...wholeChunks];
+      for (const [x, w, options] of sizes) {
+        const { stride = 1, padding = 0 } = options;
+        const { top, left } = typeof padding === 'number' ? { top: padding, left: padding } : padding;
+        const y = scope(() => [...conv2d(random(device, 1, x), random(device, 2, w), null, options).shape]);
+        const params = [w[2]!, w[3]!, stride, top, left];
+        await assertBf16(device, Op.conv2d, [x, w, [w[0]!]], [y], { params });
+        await assertBf16(device, Op.conv2dBackwardInput, [y, w], [x], { params });
+        await assertBf16(device, Op.conv2dBackwardWeight, [y, x], [w, [w[0]!]], { params, result: 'f32' });
+      }
+      for (const [x, w] of [
+        ...upsampled,
+        [
+          [1, 6, 8, 16],
+          [24, 16, 3, 3],
+        ] as const,
+      ]) {
+        const y = [x[0]!, 2 * x[1]!, 2 * x[2]!, w[0]!];
+        // Sums of two or four weights are rounded to bf16 once more: in all twice the rounding of the largest result.
+        const tolerance = 2 ** -8;
+        await assertBf16(device, Op.upsampleConv2d, [[...x], [...w], [w[0]!]], [y], { tolerance });
+        await assertBf16(device, Op.upsampleConv2dBackwardInput, [y, [...w]], [[...x]], { tolerance });
+        await assertBf16(device, Op.upsampleConv2dBackwardWeight, [y, [...x]], [[...w], [w[0]!]], { result: 'f32' });
+      }
     });
     it('gradients equal finite differences', async () => {
       for (const options of [same, down, { stride: 3, padding: 2 }])

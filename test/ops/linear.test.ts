@@ -2,9 +2,12 @@ import assert from 'node:assert/strict';
 import { Device } from '../../lib/device.js';
 import { InfinityError } from '../../lib/errors.js';
 import { gelu } from '../../lib/ops/elementwise.js';
+import { Op } from '../../lib/ops/generated.js';
 import { linear, packLinear } from '../../lib/ops/linear.js';
+import { run } from '../../lib/ops/run.js';
 import { Tape } from '../../lib/tape.js';
 import { scope, Tensor } from '../../lib/tensor.js';
+import { assertBf16, randomBf16, toBf16 } from '../support/bf16.js';
 import {
   assertClean,
   assertGradients,
@@ -28,11 +31,40 @@ const sizes = [
   [15, 530, 5],
 ] as const;
 
+/** Enough tiles for the largest ones of a card, with ragged edges; whole chunks and odd ones. */
+const large = [
+  [250, 230, 37],
+  [512, 256, 40],
+  [300, 8, 136],
+] as const;
+
 async function floats(make: () => Tensor): Promise<Float32Array | Float64Array> {
   const t = scope(make);
   const data = await t.readFloats();
   t.dispose();
   return data;
+}
+
+/** The ops of both gradients with the shapes of their inputs and outputs. */
+function gradients(M: number, N: number, K: number) {
+  return [
+    [
+      Op.linearBackwardInput,
+      [
+        [M, N],
+        [N, K],
+      ],
+      [[M, K]],
+    ],
+    [
+      Op.linearBackwardWeight,
+      [
+        [M, N],
+        [M, K],
+      ],
+      [[N, K], [N]],
+    ],
+  ] as const;
 }
 
 for (const [isa, device] of isaDevices()) {
@@ -152,6 +184,61 @@ for (const [isa, device] of isaDevices()) {
       }
       assert.deepEqual(outputs[0], outputs[1]);
       one?.close();
+    });
+
+    it('equals f64 with the tiles of a card for many rows, forward and backward', async function () {
+      if (device.kind !== 'cuda') this.skip(); // sizes that make a card choose them
+      for (const [M, N, K] of large) {
+        const what = `${M}x${N}x${K}`;
+        await assertProducts(device, (x, w, b) => linear(x!, w!, b), [[M, K], [N, K], [N]], what);
+        for (const [op, shapes, outputs] of gradients(M, N, K)) {
+          const backward = (...t: Tensor[]) =>
+            run(
+              op,
+              t,
+              outputs.map((shape) => ({ dtype: t[0]!.dtype, shape })),
+            );
+          await assertProducts(device, backward, shapes, what);
+        }
+      }
+    });
+
+    it('bf16: within twice the rounding of the exact result, gradients of weights in f32', async function () {
+      if (device.kind !== 'cuda') this.skip(); // the processor computes in f32 and f64
+      for (const [M, N, K] of [...sizes, ...large, [1100, 24, 16]] as const) {
+        const shapes = [[M, K], [N, K], [N], [M, N], [1, N]];
+        await assertBf16(device, Op.linear, shapes, [[M, N]], { params: [M % 2] });
+        const [[input, ...forInput], [weight, ...forWeight]] = gradients(M, N, K);
+        await assertBf16(device, input, ...forInput);
+        // A tensor core may drop what is below the last place of the larger summand, once in sixteen terms.
+        const tolerance = 2 ** -23 * (4 + M / 16);
+        await assertBf16(device, weight, ...forWeight, { result: 'f32', tolerance });
+      }
+    });
+
+    it('bf16: a row gives the same bits alone and in a batch, and may be added to an f32 residual', async function () {
+      if (device.kind !== 'cuda') this.skip(); // the processor computes in f32 and f64
+      const [M, N, K] = [513, 256, 72];
+      const live = device.stats().liveTensors;
+      const values = [randomBf16(1, M * K), randomBf16(2, N * K), randomBf16(3, M * N)] as const;
+      const x = Tensor.from(toBf16(values[0]), [M, K], 'bf16', device);
+      const w = Tensor.from(toBf16(values[1]), [N, K], 'bf16', device);
+      const residual = Tensor.from(values[2], [M, N], 'f32', device);
+      const product = (rows: number, first: number): Promise<Float32Array | Float64Array> =>
+        floats(() => {
+          const operands = [x.view([rows, K], first * K), w, null, residual.view([rows, N], first * N), null];
+          return run(Op.linear, operands, [{ dtype: 'f32', shape: [rows, N] }], [0])[0]!;
+        });
+      const whole = await product(M, 0);
+      for (const row of [0, 200, 512]) assert.deepEqual(await product(1, row), whole.slice(row * N, (row + 1) * N));
+      const want = Float64Array.from(whole, (_, i) => {
+        let sum = values[2][i]!;
+        for (let k = 0; k < K; k++) sum += values[0][Math.floor(i / N) * K + k]! * values[1][(i % N) * K + k]!;
+        return sum;
+      });
+      assert.ok(relativeError(whole, want) < 2e-6);
+      for (const t of [x, w, residual]) t.dispose();
+      await assertClean(device, live);
     });
 
     it('fused epilogues equal their composed definition', async () => {

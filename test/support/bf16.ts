@@ -23,24 +23,30 @@ export function randomBf16(seed: number, n: number, scale = 1): Float64Array {
 
 /**
  * Runs `op` on bf16 tensors of the given shapes, and in f64 on the processor from the same numbers. Every element may be off by
- * twice what rounding the exact result costs (2⁻⁸ of it), and by `tolerance` of the largest, the f32 budget of what was
- * computed on the way.
+ * twice what rounding the exact result costs (2⁻⁸ of it, nothing where the op is asked for f32), and by `tolerance` of the
+ * largest, the f32 budget of what was computed on the way.
  */
 export async function assertBf16(
   device: Device,
   op: OpDefinition,
   shapes: readonly Shape[],
   outputs: readonly Shape[],
-  options: { params?: readonly number[]; seed?: number; scale?: number; tolerance?: number } = {},
+  options: {
+    params?: readonly number[];
+    seed?: number;
+    scale?: number;
+    tolerance?: number;
+    result?: 'bf16' | 'f32';
+  } = {},
 ): Promise<void> {
-  const { params = [], seed = 1, scale = 1, tolerance = 2e-6 } = options;
+  const { params = [], seed = 1, scale = 1, tolerance = 2e-6, result = 'bf16' } = options;
   const live = device.stats().liveTensors;
   const given = shapes.map((shape, i) => randomBf16(seed + i, sizeOf(shape), scale));
   const [want, got] = await Promise.all(
     (['f64', 'bf16'] as const).map(async (dtype) => {
       const on = dtype === 'f64' ? referenceOf(device) : device;
       const inputs = given.map((v, i) => Tensor.from(dtype === 'f64' ? v : toBf16(v), shapes[i]!, dtype, on));
-      const specs = outputs.map((shape) => ({ dtype, shape }));
+      const specs = outputs.map((shape) => ({ dtype: dtype === 'f64' ? dtype : result, shape }));
       const ys = run(op, inputs, specs, params);
       const read = await Promise.all(ys.map((y) => y.readFloats()));
       for (const t of [...inputs, ...ys]) t.dispose();
@@ -52,7 +58,7 @@ export async function assertBf16(
     const largest = values.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
     for (const [i, x] of values.entries()) {
       const error = Math.abs(got![k]![i]! - x);
-      const allowed = 2 ** -8 * Math.abs(x) + tolerance * largest;
+      const allowed = (result === 'bf16' ? 2 ** -8 * Math.abs(x) : 0) + tolerance * largest;
       assert.ok(error <= allowed, `${op.name}, output ${k}, element ${i}: ${got![k]![i]} for ${x}`);
     }
   }

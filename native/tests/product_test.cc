@@ -1,0 +1,136 @@
+// Matrix products of CUDA: which tile is planned for what, and every tile on every layout of operands against a double
+// loop and against the other tiles, bit for bit. The ops' own tests meet only the tiles that are planned for their
+// sizes.
+#include "tests/simt.cc"
+// Above: what the headers below take from the CUDA language.
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "cuda/gemm.cuh"
+#include "tests/expect.h"
+
+namespace {
+
+using namespace infinity;
+using namespace infinity::cuda;
+
+constexpr DeviceFacts kH200 = {132, 90, 232448, 50u << 20}, kA100 = {108, 80, 166912, 40u << 20};
+
+template <class Tiles>
+bool planned(const ProductShape& shape, int rows, int columns) {
+  const ProductPlan plan = planProduct<Tiles>(shape, kH200);
+  char text[200];
+  describe(plan, text, sizeof text);
+  const bool right = plan.tile.rows == rows && plan.tile.columns == columns;
+  if (!right) std::fprintf(stderr, "%s\n", text);
+  return right;
+}
+
+void plansAreSensible() {
+  EXPECT(planned<TilesBf16>({8192, 8192, 2048}, 128, 256));
+  EXPECT(planned<TilesBf16>({1280, 1280, 2048}, 128, 128));
+  EXPECT(planned<TilesBf16>({512, 2048, 2048}, 64, 64));
+  EXPECT(planned<TilesBf16>({2, 2048, 2048}, 16, 32));
+  EXPECT(planned<TilesBf16>({1 << 20, 3, 1152}, 128, 16));
+  EXPECT(planned<TilesF32>({8192, 2048, 2048}, 128, 128));
+  EXPECT(planned<TilesF32>({512, 1024, 1024}, 64, 64));
+  EXPECT(planned<TilesF32>({1, 1024, 1024}, 16, 32));
+  EXPECT(planned<TilesF32>({1 << 20, 3, 1152}, 128, 16));
+  for (const TileFacts& tile : TilesBf16::kFacts) EXPECT(tile.sharedBytes <= kA100.sharedBytes);
+
+  char text[200];
+  describe(planProduct<TilesBf16>({8192, 8192, 2048}, kH200), text, sizeof text);
+  EXPECT(!std::strcmp(text,
+                      "128x256x64 in 3 stages, 256 threads, 2048 blocks, 1 split of 2048: "
+                      "many tiles: fewest reads for each multiply-add"));
+  // A gradient of few outputs is cut, one of many is not, whatever the card.
+  EXPECT(splitsOf({128, 1152, 1 << 20}) == 29 && splitsOf({8192, 2048, 4096}) == 1 && splitsOf({8, 8, 100}) == 1);
+  EXPECT(planProduct<TilesF32>({8, 8, 1000}, kH200, 3).splitLength == 384);
+}
+
+uint32_t state;
+float draw() {
+  state = state * 1664525 + 1013904223;
+  return static_cast<float>(static_cast<int32_t>(state >> 23)) / 256 - 1;  // nine bits, of which bf16 has eight
+}
+template <class T>
+std::vector<T> drawn(int64_t n) {
+  std::vector<T> values(static_cast<size_t>(n));
+  for (T& v : values) v = fromFloat<T>(draw());
+  return values;
+}
+
+struct Size {
+  int rows, columns, sums, splits, offset;  // operands begin `offset` elements into their memory
+};
+
+// Element (m, k) of an operand whose neighbours run along k (Fast) or along m.
+template <bool Fast, class T>
+double element(const T* data, const Size& s, int m, int k, int rows) {
+  return toFloat(data[Fast ? static_cast<int64_t>(m) * s.sums + k : static_cast<int64_t>(k) * rows + m]);
+}
+template <bool Fast, class Product, class T>
+auto loader(const T* data, int rows, int sums) {
+  if constexpr (Fast)
+    return matrixRows<Product>(data, rows, sums);
+  else
+    return matrixColumns<Product>(data, rows, sums);
+}
+
+template <class A, class B, bool FastA, bool FastB>
+void everyTileIsRight(const Size& s) {
+  using Tiles = TilesFor<A>;
+  const auto a = drawn<A>(int64_t{s.rows} * s.sums + s.offset), b = drawn<B>(int64_t{s.columns} * s.sums + s.offset);
+  const A* left = a.data() + s.offset;
+  const B* right = b.data() + s.offset;
+  const ProductShape shape = {s.rows, s.columns, s.sums};
+  const size_t outputs = static_cast<size_t>(s.rows) * s.columns;
+  std::vector<float> first;
+  for (int tile = 0; tile < Tiles::kCount; ++tile) {
+    ProductPlan plan = planProduct<Tiles>(shape, kH200, s.splits);
+    plan.tile = Tiles::kFacts[tile];
+    plan.index = tile;
+    std::vector<float> got(plan.splits * (outputs + s.rows), NAN);
+    const PartialSums partial = {got.data(), got.data() + plan.splits * outputs, s.rows, s.columns,
+                                 s.columns % kEpilogueWidth == 0 && reinterpret_cast<uintptr_t>(got.data()) % 16 == 0};
+    launchProduct({}, "product", shape, plan, loader<FastA, A>(left, s.rows, s.sums),
+                  loader<FastB, A>(right, s.columns, s.sums), partial);
+    if (tile == 0) first = got;
+    EXPECT(!std::memcmp(first.data(), got.data(), outputs * plan.splits * sizeof(float)));
+
+    for (int m = 0; m < s.rows; ++m) {
+      double rowSum = 0, gotRowSum = 0;
+      for (int k = 0; k < s.sums; ++k) rowSum += element<FastA>(left, s, m, k, s.rows);
+      for (int p = 0; p < plan.splits; ++p) gotRowSum += partial.rowSums[p * s.rows + m];
+      EXPECT(std::abs(gotRowSum - rowSum) <= s.sums * 0x1p-22);
+      for (int n = 0; n < s.columns; ++n) {
+        double sum = 0, gotSum = 0;
+        for (int k = 0; k < s.sums; ++k)
+          sum += element<FastA>(left, s, m, k, s.rows) * element<FastB>(right, s, n, k, s.columns);
+        for (int p = 0; p < plan.splits; ++p) gotSum += got[p * outputs + static_cast<size_t>(m) * s.columns + n];
+        EXPECT(std::abs(gotSum - sum) <= s.sums * 0x1p-22);
+      }
+    }
+  }
+}
+
+template <class A, class B>
+void everyLayoutIsRight() {
+  const Size sizes[] = {{1, 1, 1, 1, 0},     {33, 31, 65, 1, 0},  {17, 130, 33, 1, 1}, {136, 24, 72, 1, 0},
+                        {24, 264, 40, 1, 8}, {40, 40, 200, 3, 0}, {5, 3, 130, 2, 0},   {3, 5, 0, 1, 0}};
+  for (const Size& s : sizes) {
+    everyTileIsRight<A, B, true, true>(s);
+    everyTileIsRight<A, B, true, false>(s);
+    if constexpr (std::is_same_v<A, B>) everyTileIsRight<A, B, false, false>(s);
+  }
+}
+
+}  // namespace
+
+int main() {
+  plansAreSensible();
+  everyLayoutIsRight<float, float>();
+  everyLayoutIsRight<float, bf16>();
+  everyLayoutIsRight<bf16, bf16>();
+}
