@@ -3,6 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type Batch, drawBatch } from '../lib/data/batch.js';
+import { findDataset, openDataset } from '../lib/data/dataset.js';
 import { Device } from '../lib/device.js';
 import { InfinityError } from '../lib/errors.js';
 import { Checkpoint } from '../lib/io/checkpoint.js';
@@ -87,6 +88,7 @@ export async function embeddedModel(): Promise<EmbeddedModel> {
 }
 
 /** A batch of the procedural set, as a training's loader draws it. */
-export function trainingBatch({ dataset, batch_size }: RunConfig, step: number): Batch {
-  return drawBatch(dataset, { first: step * batch_size, count: batch_size });
+export async function trainingBatch({ dataset, batch_size }: RunConfig, step: number): Promise<Batch> {
+  const source = await findDataset(dataset, 'transformer');
+  return drawBatch(openDataset(source), { first: step * batch_size, count: batch_size });
 }

@@ -20,12 +20,12 @@ async function measure(
 ): Promise<Row> {
   const { batch_size, optimizer } = config;
   const rates = { lr: optimizer.lr, weightDecay: optimizer.weight_decay };
-  const step = (i: number) => trainee.step(trainingBatch(config, i), i, rates);
+  const step = async (i: number) => trainee.step(await trainingBatch(config, i), i, rates);
   const peakBefore = await measurePeak(device);
   const flops = await countFlops(device, () => step(0));
   const times: number[] = [];
   for (let i = 1; i <= steps; i++) {
-    const batch = trainingBatch(config, i);
+    const batch = await trainingBatch(config, i);
     times.push(await elapsed(() => trainee.step(batch, i, rates)));
   }
   const peak = Math.max(peakBefore, await measurePeak(device));

@@ -59,6 +59,11 @@ export class InfinityError extends Error {
     this.cure = details.cure;
     this.fields = details.fields ?? {};
   }
+
+  /** The message without the cure. */
+  get statement(): string {
+    return this.cure ? this.message.slice(0, -this.cure.length - 1) : this.message;
+  }
 }
 
 /** Short, safe rendering of a refused value for a message. */

@@ -1,6 +1,7 @@
 /** `train tokenizer | transformer`: runs, resumes and exports a training described by a config file. */
 import { join } from 'node:path';
 import { Command } from 'commander';
+import type { BadRowsReport } from '../data/bad_rows.js';
 import { invalidArgument } from '../errors.js';
 import { readConfigFile } from '../training/config.js';
 import { openTraining, type TrainingKind } from '../training/index.js';
@@ -30,7 +31,20 @@ function line(e: StepEvent): string {
   const metrics = Object.entries(e.metrics)
     .map(([name, v]) => `${name} ${v.toPrecision(4)}`)
     .join('  ');
-  return `step ${e.step}/${e.iterations}  loss ${e.loss.toFixed(4)}  ${metrics}  grad ${e.gradNorm.toFixed(3)}  lr ${e.lr.toExponential(2)}  ${e.samplesPerSecond.toFixed(1)}/s  ${clock(e.secondsLeft)} left${e.saved ? '  saved' : ''}`;
+  return `step ${e.step}/${e.iterations}  loss ${e.loss.toFixed(4)}  ${metrics}  grad ${e.gradNorm.toFixed(3)}  lr ${e.lr.toExponential(2)}  ${e.samplesPerSecond.toFixed(1)}/s  ${clock(e.secondsLeft)} left${e.badRows ? `  bad rows ${e.badRows.count}` : ''}${e.saved ? '  saved' : ''}`;
+}
+
+/** Tells of bad rows on stderr: of each of the first few when it is found, of the others by their number. */
+class BadRowsNotice {
+  private told: BadRowsReport = { count: 0, first: [] };
+
+  tell({ badRows = this.told }: StepEvent, counting: boolean): void {
+    const fresh = badRows.first.slice(this.told.first.length);
+    if (badRows.count === this.told.count || (fresh.length === 0 && !counting)) return;
+    this.told = badRows;
+    const lines = [`${badRows.count} bad rows so far, others take their places`, ...fresh.map((row) => `  ${row}`)];
+    process.stderr.write(`node-infinity: ${lines.join('\n')}\n`);
+  }
 }
 
 async function train(kind: TrainingKind, flags: Flags): Promise<void> {
@@ -45,11 +59,14 @@ async function train(kind: TrainingKind, flags: Flags): Promise<void> {
   try {
     // With every saved state goes a checkpoint that draws: a run can be looked at, and gone on from, at any time.
     let current = false;
+    const notice = new BadRowsNotice();
     try {
       for await (const event of training.run({ directory: flags.out, signal })) {
         current = event.saved !== undefined;
         if (current) await training.export(exported);
-        if (event.step % flags.logEvery === 0 || event.saved) print(flags.json === true, event, () => line(event));
+        const shown = event.step % flags.logEvery === 0 || event.saved !== undefined;
+        notice.tell(event, shown);
+        if (shown) print(flags.json === true, event, () => line(event));
       }
     } catch (error) {
       if (signal.aborted) await training.export(exported);

@@ -1,5 +1,6 @@
 /** Samples of a dataset put together, the same in whichever thread. */
-import { type DatasetSpec, openDataset } from './dataset.js';
+import type { BadRow } from './bad_rows.js';
+import type { Dataset } from './sample.js';
 
 /** Consecutive samples side by side. */
 export interface Batch {
@@ -8,6 +9,8 @@ export interface Batch {
   /** RGB bytes, [count, height, width, 3]. */
   readonly pixels: Uint8Array;
   readonly captions: readonly string[];
+  /** Rows passed over on the way because their pictures cannot be decoded. */
+  readonly bad: readonly BadRow[];
 }
 
 /** Samples `first … first + count - 1`. */
@@ -16,16 +19,23 @@ export interface BatchRequest {
   readonly count: number;
 }
 
-/** The samples of a request. A pure function of its arguments. @throws InfinityError INVALID_ARGUMENT */
-export function drawBatch(spec: DatasetSpec, { first, count }: BatchRequest): Batch {
-  const dataset = openDataset(spec);
+/**
+ * The samples of a request, one after the other so that one decoded picture is held at a time. A pure function of its
+ * arguments.
+ * @throws InfinityError INVALID_ARGUMENT when no sample can be made; the signal's reason
+ */
+export async function drawBatch(dataset: Dataset, request: BatchRequest, signal?: AbortSignal): Promise<Batch> {
+  const { first, count } = request;
   const stride = dataset.height * dataset.width * 3;
   const pixels = new Uint8Array(count * stride);
   const captions: string[] = [];
+  const bad: BadRow[] = [];
   for (let i = 0; i < count; i++) {
-    const sample = dataset.sample(first + i);
+    signal?.throwIfAborted();
+    const sample = await dataset.sample(first + i);
     pixels.set(sample.pixels, i * stride);
     captions.push(sample.caption);
+    for (const row of sample.bad) bad.push(row);
   }
-  return { first, pixels, captions };
+  return { first, pixels, captions, bad };
 }

@@ -1,38 +1,43 @@
 /** A dataset is a pure function of (seed, index): the data cursor of a run is one integer. */
-import { invalidArgument } from '../errors.js';
+import { loadImageCodec } from '../io/image.js';
+import { type Listing, listPictures } from './listing.js';
+import { PictureDataset } from './picture_dataset.js';
+import type { Dataset, Purpose } from './sample.js';
 import { shapesSample } from './shapes/index.js';
+import { checkDatasetSpec, type DatasetSpec, type ShapesSpec } from './spec.js';
 
-/** One picture and its caption. */
-export interface TrainingSample {
-  /** RGB, row-major, height × width × 3. */
-  readonly pixels: Uint8Array;
-  readonly caption: string;
+/** A dataset as it was found: plain data that gives the same samples in every thread. */
+export interface DatasetSource {
+  readonly spec: DatasetSpec;
+  readonly purpose: Purpose;
+  /** Absent in the procedural set, which needs no files. */
+  readonly listing?: Listing;
 }
 
-/** An endless set; `sample` is a pure function of the index. */
-export interface Dataset {
-  readonly height: number;
-  readonly width: number;
-  sample(index: number): TrainingSample;
+/**
+ * Looks at the files of a dataset.
+ * @throws InfinityError INVALID_ARGUMENT naming the field, IO_ERROR when its path cannot be read
+ */
+export async function findDataset(json: DatasetSpec, purpose: Purpose): Promise<DatasetSource> {
+  const spec = checkDatasetSpec({ ...json });
+  if (spec.kind === 'shapes') return { spec, purpose };
+  // A library that a worker thread opened first would be closed with that thread.
+  await loadImageCodec();
+  return { spec, purpose, listing: await listPictures(spec, purpose === 'transformer') };
 }
 
-/** What a worker thread needs to build its own copy of a dataset. */
-export interface DatasetSpec {
-  readonly kind: 'shapes';
-  readonly seed: number;
-  /** Pixels along one side. */
-  readonly size: number;
-}
-
-/** @throws InfinityError INVALID_ARGUMENT naming the field */
-export function openDataset(spec: DatasetSpec): Dataset {
-  const { seed, size } = spec;
-  if (spec.kind !== 'shapes') invalidArgument('dataset.kind', "'shapes'", spec.kind);
-  if (!Number.isInteger(size) || size < 16 || size > 1024)
-    invalidArgument('dataset.size', 'pixels from 16 to 1024', size);
+function shapesDataset({ seed, size }: ShapesSpec): Dataset {
   return {
     height: size,
     width: size,
-    sample: (index) => shapesSample({ seed, index, size, split: 'train' }),
+    sample: async (index) => {
+      const { pixels, caption } = shapesSample({ seed, index, size, split: 'train' });
+      return { pixels, caption, bad: [] };
+    },
   };
+}
+
+/** The samples of a dataset that was found. */
+export function openDataset({ spec, purpose, listing }: DatasetSource): Dataset {
+  return spec.kind === 'shapes' ? shapesDataset(spec) : new PictureDataset(spec, purpose, listing!);
 }

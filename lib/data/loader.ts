@@ -3,19 +3,22 @@ import { once } from 'node:events';
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { InfinityError } from '../errors.js';
-import { type Batch, type BatchRequest, drawBatch } from './batch.js';
-import type { DatasetSpec } from './dataset.js';
+import { BadRows, type BadRowsReport } from './bad_rows.js';
+import { type Batch, drawBatch } from './batch.js';
+import { type DatasetSource, openDataset } from './dataset.js';
+import { listedAsBad } from './listing.js';
+import type { LoaderAnswer, LoaderRequest } from './loader_worker.js';
 
 /** Which batches a loader gives, and how far it runs ahead of them. */
 export interface LoaderOptions {
   readonly batchSize: number;
   /** Index of the first sample. */
   readonly start: number;
-  /** Batches drawn ahead. 0 draws each in this thread when it is asked for. */
+  /** Batches drawn ahead, which bounds the memory. 0 draws each in this thread when it is asked for. */
   readonly ahead: number;
 }
 
-function startWorker(workerData: DatasetSpec): Worker {
+function startWorker(workerData: DatasetSource): Worker {
   const extension = extname(import.meta.url);
   const entry = new URL(`./loader_worker${extension}`, import.meta.url);
   if (extension !== '.ts') return new Worker(entry, { workerData });
@@ -28,46 +31,75 @@ function startWorker(workerData: DatasetSpec): Worker {
 export class Loader {
   private readonly worker: Worker | undefined;
   private readonly ready: Batch[] = [];
+  private readonly bad: BadRows;
   private asked: number;
   private failure: InfinityError | undefined;
+  private ended = false;
+  private wake: (() => void) | undefined;
 
   constructor(
-    private readonly spec: DatasetSpec,
+    private readonly source: DatasetSource,
     private readonly options: LoaderOptions,
   ) {
     this.asked = options.start;
+    this.bad = new BadRows(source.listing ? listedAsBad(source.listing) : []);
     if (options.ahead === 0) return;
-    this.worker = startWorker(spec);
-    this.worker.on('message', (batch: Batch) => this.ready.push(batch));
+    this.worker = startWorker(source);
+    this.worker.on('message', (answer: LoaderAnswer) => {
+      if ('batch' in answer) this.ready.push(answer.batch);
+      else this.failure ??= new InfinityError(answer.failure.code, answer.failure.statement, answer.failure);
+      this.wake?.();
+    });
     this.worker.on('error', (cause) => {
-      this.failure = new InfinityError('INTERNAL', `The data worker failed: ${cause.message}`, { cause });
+      this.failure ??= new InfinityError('INTERNAL', `The data worker failed: ${cause.message}`, { cause });
+      this.wake?.();
+    });
+    this.worker.on('exit', (code) => {
+      this.ended = true;
+      this.failure ??= new InfinityError('INTERNAL', `The data worker ended with code ${code}.`);
+      this.wake?.();
     });
     for (let i = 0; i < options.ahead; i++) this.ask();
   }
 
-  private ask(): void {
-    const request: BatchRequest = { first: this.asked, count: this.options.batchSize };
-    this.asked += request.count;
-    this.worker?.postMessage(request);
+  /** The next request of `batchSize` samples. */
+  private advance(): { readonly first: number; readonly count: number } {
+    const first = this.asked;
+    this.asked += this.options.batchSize;
+    return { first, count: this.options.batchSize };
   }
 
-  /** The next batch in order. */
+  private ask(): void {
+    this.worker?.postMessage(this.advance() satisfies LoaderRequest);
+  }
+
+  /** The next batch in order. @throws InfinityError INVALID_ARGUMENT when no sample can be made of any row */
   async next(): Promise<Batch> {
-    if (!this.worker) {
-      const first = this.asked;
-      this.asked += this.options.batchSize;
-      return drawBatch(this.spec, { first, count: this.options.batchSize });
-    }
+    const batch = this.worker ? await this.arrival() : await drawBatch(openDataset(this.source), this.advance());
+    this.bad.add(batch.bad);
+    return batch;
+  }
+
+  private async arrival(): Promise<Batch> {
     while (this.ready.length === 0) {
       if (this.failure) throw this.failure;
-      // A failed worker ends the wait as well; what it failed with is thrown in the next round.
-      await once(this.worker, 'message').catch(() => undefined);
+      await new Promise<void>((resolve) => {
+        this.wake = resolve;
+      });
     }
     this.ask();
     return this.ready.shift()!;
   }
 
+  /** Bad rows among those listed and those met in the batches so far. */
+  badRows(): BadRowsReport {
+    return this.bad.report();
+  }
+
   async close(): Promise<void> {
-    await this.worker?.terminate();
+    if (!this.worker || this.ended) return;
+    const exit = once(this.worker, 'exit');
+    this.worker.postMessage('close' satisfies LoaderRequest);
+    await exit;
   }
 }

@@ -1,9 +1,39 @@
 /** The thread behind Loader: draws batches in the order of the requests. */
 import { parentPort, workerData } from 'node:worker_threads';
-import { type BatchRequest, drawBatch } from './batch.js';
-import type { DatasetSpec } from './dataset.js';
+import { InfinityError } from '../errors.js';
+import { type Batch, type BatchRequest, drawBatch } from './batch.js';
+import { type DatasetSource, openDataset } from './dataset.js';
 
-parentPort?.on('message', (request: BatchRequest) => {
-  const batch = drawBatch(workerData as DatasetSpec, request);
-  parentPort?.postMessage(batch, [batch.pixels.buffer as ArrayBuffer]);
+/** What Loader asks for. Closing lets a picture that is being decoded come to its end: it is decoded outside JavaScript. */
+export type LoaderRequest = BatchRequest | 'close';
+
+/** What it gets: a batch, or the parts of an error, whose class would be lost between threads. */
+export type LoaderAnswer =
+  | { readonly batch: Batch }
+  | { readonly failure: Pick<InfinityError, 'code' | 'statement' | 'cure' | 'fields'> };
+
+const port = parentPort!;
+const dataset = openDataset(workerData as DatasetSource);
+const closing = new AbortController();
+let last: Promise<void> = Promise.resolve();
+
+async function answer(request: BatchRequest): Promise<void> {
+  try {
+    const batch = await drawBatch(dataset, request, closing.signal);
+    port.postMessage({ batch } satisfies LoaderAnswer, [batch.pixels.buffer as ArrayBuffer]);
+  } catch (error) {
+    if (closing.signal.aborted) return;
+    if (!(error instanceof InfinityError)) throw error;
+    const { code, statement, cure, fields } = error;
+    port.postMessage({ failure: { code, statement, cure, fields } } satisfies LoaderAnswer);
+  }
+}
+
+port.on('message', (request: LoaderRequest) => {
+  if (request !== 'close') {
+    last = last.then(() => answer(request));
+    return;
+  }
+  closing.abort();
+  last = last.then(() => port.close());
 });

@@ -58,6 +58,11 @@ function unknownFormat(value: unknown): never {
   );
 }
 
+/** Whether a file name has the extension of a picture. */
+export function isImagePath(path: string): boolean {
+  return extname(path).toLowerCase() in EXTENSIONS;
+}
+
 /** The format that a file name asks for by its extension; standard output gets PNG. */
 export function formatOfPath(path: string): ImageFormat {
   if (path === STDOUT) return 'png';

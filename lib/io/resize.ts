@@ -1,5 +1,5 @@
 /**
- * Picture preparation: Lanczos resize and centre crop, byte for byte as the reference does with Pillow.
+ * Picture preparation: Lanczos resize and crop, byte for byte as the reference does with Pillow.
  * Sources: Infinity, infinity/dataset/dataset_t2i_iterable.py (transform); the resampling of Pillow on 8-bit channels:
  * weights normalised in double, then rounded to 22 fractional bits, one pass a direction with bytes in between.
  */
@@ -96,13 +96,30 @@ function coveringSize(picture: Pixels, height: number, width: number): readonly 
   return [height, Math.max(width, Math.trunc(aspect * height))];
 }
 
+/** The picture with left and right exchanged. */
+export function mirror({ width, height, data }: Pixels): Pixels {
+  const mirrored = new Uint8Array(data.length);
+  for (let y = 0; y < height; y++)
+    for (let x = 0; x < width; x++) {
+      const from = (y * width + x) * 3;
+      mirrored.set(data.subarray(from, from + 3), (y * width + width - 1 - x) * 3);
+    }
+  return { width, height, data: mirrored };
+}
+
+/** Resizes a picture as `resizeCrop` does, and crops the middle. */
+export function resizeCenterCrop(picture: Pixels, height: number, width: number): Pixels {
+  return resizeCrop(picture, height, width, (room) => Math.floor(room / 2));
+}
+
 /**
- * Resizes a picture (Lanczos) so that it covers `height` x `width`, and crops the middle.
+ * Resizes a picture (Lanczos) so that it covers `height` x `width`, and crops it.
  *
+ * @param place where the crop starts when `room` pixels are left over, an integer from 0 to `room`: of rows, then of columns
  * @returns RGB bytes of exactly `height` x `width`
  * @throws InfinityError INVALID_ARGUMENT for sizes that are no positive integers, IMAGE_INVALID for an empty picture
  */
-export function resizeCenterCrop(picture: Pixels, height: number, width: number): Pixels {
+export function resizeCrop(picture: Pixels, height: number, width: number, place: (room: number) => number): Pixels {
   for (const side of [height, width]) {
     if (!Number.isInteger(side) || side < 1 || side > MAX_SIDE) {
       throw new InfinityError(
@@ -121,8 +138,8 @@ export function resizeCenterCrop(picture: Pixels, height: number, width: number)
     );
   }
   const [tall, wide] = coveringSize(picture, height, width);
-  const rows = windows(picture.height, tall, Math.floor((tall - height) / 2), height);
-  const columns = windows(picture.width, wide, Math.floor((wide - width) / 2), width);
+  const rows = windows(picture.height, tall, place(tall - height), height);
+  const columns = windows(picture.width, wide, place(wide - width), width);
   // Only the rows that the vertical pass reads go through the horizontal one. A side that keeps its size gets
   // windows of weight one, which copy.
   const top = rows[0].from;

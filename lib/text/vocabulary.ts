@@ -1,4 +1,4 @@
-/** Making a `tokenizer.json`: its frame, and the vocabulary of a closed grammar (the embedded model). */
+/** Making a `tokenizer.json`: its frame, and the vocabulary of a closed grammar (the embedded model) or of captions. */
 import { invalidArgument } from '../errors.js';
 import type { AddedTokenJson, NormalizerJson, PreTokenizerJson, TokenizerJson } from './tokenizer_json.js';
 
@@ -50,22 +50,51 @@ export function assembleTokenizer(parts: TokenizerParts): TokenizerJson {
   };
 }
 
+const fold = (text: string): string =>
+  text
+    .replace(/\p{Surrogate}/gu, '\uFFFD')
+    .normalize('NFKC')
+    .toLowerCase();
+
+/** Letters and digits, with the hyphens and apostrophes inside a word. */
+const WORD = /[\p{L}\p{M}\p{N}]+(?:['’-][\p{L}\p{M}\p{N}]+)*/gu;
+
+/** What captions are made of. */
+export interface CaptionWords {
+  /** The most frequent words, the first in the order of code units where they are equally frequent. */
+  readonly words: readonly string[];
+  readonly characters: readonly string[];
+}
+
+/** The `limit` most frequent words of captions, and all their characters. Equal captions in any order give equal ones. */
+export function captionWords(captions: Iterable<string>, limit: number): CaptionWords {
+  const counts = new Map<string, number>();
+  const characters = new Set<string>();
+  for (const caption of captions) {
+    const text = fold(caption);
+    for (const [word] of text.matchAll(WORD)) counts.set(word, (counts.get(word) ?? 0) + 1);
+    for (const character of text) if (!/[\p{White_Space}▁]/u.test(character)) characters.add(character);
+  }
+  const frequent = [...counts].sort(([a, m], [b, n]) => n - m || (a < b ? -1 : 1)).slice(0, limit);
+  return { words: frequent.map(([word]) => word), characters: [...characters].sort() };
+}
+
 /**
- * A `tokenizer.json` for a closed grammar: one piece for every word, and single characters (printable ASCII and those
- * of the words) for everything else. Upper case and compatibility forms are folded. Ids: 0 pad, 1 end, 2 unknown, then
+ * A `tokenizer.json` for known words: one piece for every word, and single characters (printable ASCII, those of the
+ * words and those given) for everything else. Upper case and compatibility forms are folded. Ids: 0 pad, 1 end, 2 unknown, then
  * the word mark, the words and the characters, in sorted order, so that equal word sets give equal ids.
  *
  * @throws InfinityError INVALID_ARGUMENT for an empty word or one that holds white space
  */
-export function buildUnigramVocabulary(words: readonly string[]): TokenizerJson {
+export function buildUnigramVocabulary(words: readonly string[], more: readonly string[] = []): TokenizerJson {
   const folded = new Set<string>();
   for (const word of words) {
-    const text = word.normalize('NFKC').toLowerCase();
+    const text = fold(word);
     if (text === '' || /[\p{White_Space}▁]/u.test(text)) invalidArgument('words', 'words without white space', word);
     folded.add(text);
   }
   const ascii = Array.from({ length: 0x7f - 0x21 }, (_, i) => String.fromCharCode(0x21 + i).toLowerCase());
-  const characters = new Set([...ascii, ...[...folded].flatMap((word) => [...word])]);
+  const characters = new Set([...ascii, ...more, ...[...folded].flatMap((word) => [...word])]);
   const vocab: [string, number][] = [
     [PAD, 0],
     [END, 0],

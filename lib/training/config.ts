@@ -1,6 +1,6 @@
 /** What a training config file holds. Every field is explicit: a run is reproducible from its file. */
 import { readFile } from 'node:fs/promises';
-import type { DatasetSpec } from '../data/dataset.js';
+import { checkDatasetSpec, type DatasetSpec, sampleSize } from '../data/spec.js';
 import { describe, InfinityError } from '../errors.js';
 import { pixelSize, type ScaleSchedule } from '../tokenizer/schedule.js';
 import { isLrSchedule, LR_SCHEDULES } from './lr_schedule.js';
@@ -65,6 +65,11 @@ export function object(path: string): Rule {
   return [path, 'an object', isObject];
 }
 
+/** A rule for a field that may be left out. */
+export function optional([path, expected, check]: Rule): Rule {
+  return [path, `${expected}, or nothing,`, (v) => v === undefined || check(v)];
+}
+
 function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
@@ -76,9 +81,7 @@ const RUN_RULES: readonly Rule[] = [
   integer('batch_size', 1),
   integer('iterations', 1),
   integer('save_every', 1),
-  ['dataset.kind', 'a dataset kind', (v) => typeof v === 'string'],
-  integer('dataset.seed', 0),
-  integer('dataset.size', 1),
+  object('dataset'),
   positive('optimizer.lr'),
   ['optimizer.lr_schedule', LR_SCHEDULES, isLrSchedule],
   integer('optimizer.warmup_iterations', 0),
@@ -116,6 +119,7 @@ export function checkRunConfig<T extends RunConfig>(config: unknown, own: readon
   const rules = [...RUN_RULES, ...own];
   refuseUnknown(config, rules);
   for (const [path, expected, check] of rules) if (!check(at(config, path))) refuse(path, expected, at(config, path));
+  checkDatasetSpec({ ...(config.dataset as object) });
   return config as unknown as T;
 }
 
@@ -128,8 +132,7 @@ export function readPart<T>(field: string, read: () => T): T {
     return read();
   } catch (cause) {
     if (!(cause instanceof InfinityError)) throw cause;
-    const said = cause.cure ? cause.message.slice(0, -cause.cure.length - 1) : cause.message;
-    throw new InfinityError('INVALID_ARGUMENT', `'${field}' of the training config: ${said}`, {
+    throw new InfinityError('INVALID_ARGUMENT', `'${field}' of the training config: ${cause.statement}`, {
       value: cause.value,
       fields: { field, ...cause.fields },
       cure: 'Correct that field; docs/training.md explains each.',
@@ -139,10 +142,11 @@ export function readPart<T>(field: string, read: () => T): T {
 }
 
 /** @throws InfinityError INVALID_ARGUMENT unless the finest grid of the tokenizer covers a picture of the dataset */
-export function checkPictureSize({ size }: DatasetSpec, schedule: ScaleSchedule, patchSize: number): void {
+export function checkPictureSize(dataset: DatasetSpec, schedule: ScaleSchedule, patchSize: number): void {
   const [height, width] = pixelSize(schedule, patchSize);
-  if (height !== size || width !== size)
-    refuse('dataset.size', `${height} x ${width}, the finest grid of the tokenizer in pixels,`, size);
+  const [rows, columns] = sampleSize(dataset);
+  if (height !== rows || width !== columns)
+    refuse('dataset.size', `${height} x ${width}, the finest grid of the tokenizer in pixels,`, dataset.size);
 }
 
 /** @throws InfinityError IO_ERROR when the file cannot be read, INVALID_ARGUMENT when it is not JSON */

@@ -1,6 +1,8 @@
 /** The loop that every trainer shares: resume, step, report, save, stop. A trainer brings the step and its tensors. */
 import { mkdir } from 'node:fs/promises';
+import type { BadRowsReport } from '../data/bad_rows.js';
 import type { Batch } from '../data/batch.js';
+import type { DatasetSource } from '../data/dataset.js';
 import { Loader } from '../data/loader.js';
 import { InfinityError } from '../errors.js';
 import type { HostTensor } from '../nn/module.js';
@@ -23,12 +25,15 @@ export interface StepEvent {
   readonly secondsLeft: number;
   /** Terms of the loss and accuracies, by name. */
   readonly metrics: Readonly<Record<string, number>>;
+  /** Set once rows of the dataset were found that no sample can be made of; others take their places. */
+  readonly badRows?: BadRowsReport;
   /** Set on the steps whose state was saved. */
   readonly saved?: string;
 }
 
 /** What distinguishes one training from another. */
 export interface Trainee {
+  readonly source: DatasetSource;
   readonly optimizer: AdamW;
   /** Submits one step and resolves with its numbers. `lr` and `weightDecay` are those of this step. */
   step(batch: Batch, step: number, rates: StepRates): Promise<StepNumbers>;
@@ -80,6 +85,13 @@ function restore(trainee: Trainee, tensors: ReadonlyMap<string, HostTensor>, ste
   trainee.optimizer.load(new Map([...tensors].map(([name, { data }]) => [name, data])), step);
 }
 
+/** What a resumed run must agree with: of a set of files their contents, wherever they lie now. */
+function stateConfig(config: RunConfig, { spec, listing }: DatasetSource): object {
+  if (!listing || spec.kind === 'shapes') return config;
+  const { path: _, ...dataset } = spec;
+  return { ...config, dataset, dataset_digest: listing.digest };
+}
+
 /**
  * Runs until `iterations`, resuming from the directory's newest state. Yields once a step. An abort saves the state first
  * and then rejects with the signal's reason.
@@ -93,14 +105,16 @@ export async function* runTraining(
   const { directory, signal } = options;
   const { iterations, batch_size, save_every, optimizer: o } = config;
   await mkdir(directory, { recursive: true });
+  const agreed = stateConfig(config, trainee.source);
   const resumed = await loadRunState(directory);
   let step = 0;
   if (resumed) {
-    checkSameConfig(resumed.config, config, FREE);
+    checkSameConfig(resumed.config, agreed, FREE);
     restore(trainee, resumed.tensors, resumed.step);
     step = resumed.step;
   }
-  const save = async (): Promise<string> => saveRunState(directory, { step, config, tensors: await snapshot(trainee) });
+  const save = async (): Promise<string> =>
+    saveRunState(directory, { step, config: agreed, tensors: await snapshot(trainee) });
   const schedule = {
     schedule: o.lr_schedule,
     warmupIterations: o.warmup_iterations,
@@ -108,7 +122,7 @@ export async function* runTraining(
     startFactor: o.start_factor,
     endFactor: o.end_factor,
   };
-  const loader = new Loader(config.dataset, { batchSize: batch_size, start: step * batch_size, ahead: 3 });
+  const loader = new Loader(trainee.source, { batchSize: batch_size, start: step * batch_size, ahead: 3 });
   const progress = new Progress(iterations, batch_size);
   let lastSaved = step;
   try {
@@ -136,6 +150,7 @@ export async function* runTraining(
         saved = await save();
         lastSaved = step;
       }
+      const badRows = loader.badRows();
       yield {
         step,
         iterations,
@@ -143,6 +158,7 @@ export async function* runTraining(
         ...numbers,
         samplesPerSecond: progress.samplesPerSecond,
         secondsLeft: progress.secondsLeft(step),
+        ...(badRows.count > 0 ? { badRows } : {}),
         ...(saved ? { saved } : {}),
       };
     }

@@ -70,20 +70,32 @@ export async function loadRunState(directory: string): Promise<RunState | undefi
   return undefined;
 }
 
+/** Fields that hold digests, which say nothing to a reader: what changed, and what can be done. */
+const CONTENTS: Readonly<Record<string, readonly [changed: string, cure: string]>> = {
+  dataset_digest: [
+    'The pictures or captions of the dataset are not those that the run was started with.',
+    'Put them back as they were, or go on with the new ones in another output directory, with --init and the checkpoint of this run.',
+  ],
+  text_tokenizer: [
+    'The text tokenizer is not the one that the run was started with.',
+    'Resume with the same --init, or choose another output directory.',
+  ],
+};
+
 /** @throws InfinityError CHECKPOINT_CONFIG_MISMATCH naming the first field in which two configurations differ */
 export function checkSameConfig(saved: unknown, given: unknown, free: readonly string[]): void {
   const a = saved as Record<string, unknown>;
   const b = given as Record<string, unknown>;
   for (const key of new Set([...Object.keys(a ?? {}), ...Object.keys(b ?? {})])) {
     if (free.includes(key) || JSON.stringify(a?.[key]) === JSON.stringify(b?.[key])) continue;
-    throw new InfinityError(
-      'CHECKPOINT_CONFIG_MISMATCH',
+    const [changed, cure] = CONTENTS[key] ?? [
       `Expected ${JSON.stringify(a?.[key])} for '${key}', as the run was started with, but received ${JSON.stringify(b?.[key])}.`,
-      {
-        value: b?.[key],
-        fields: { field: key },
-        cure: 'Resume with the same config, or choose another output directory.',
-      },
-    );
+      'Resume with the same config, or choose another output directory.',
+    ];
+    throw new InfinityError('CHECKPOINT_CONFIG_MISMATCH', changed, {
+      value: b?.[key],
+      fields: { field: key },
+      cure,
+    });
   }
 }

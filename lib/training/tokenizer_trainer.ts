@@ -3,6 +3,8 @@
  * is in BitVAE (bitvae/models/d_vae.py, train.py).
  */
 import type { Batch } from '../data/batch.js';
+import { type DatasetSource, findDataset } from '../data/dataset.js';
+import { sampleSize } from '../data/spec.js';
 import type { Device } from '../device.js';
 import { type Checkpoint, writeCheckpoint } from '../io/checkpoint.js';
 import { toSignedFloat } from '../io/pixels.js';
@@ -47,7 +49,8 @@ const RULES: readonly Rule[] = [
 ];
 
 /** Bytes of a batch to pictures in [-1, 1]. */
-export function picturesOf(batch: Batch, height: number, width: number, device: Device): Tensor {
+export function picturesOf(batch: Batch, { spec }: DatasetSource, device: Device): Tensor {
+  const [height, width] = sampleSize(spec);
   return Tensor.from(toSignedFloat(batch.pixels), [batch.captions.length, height, width, 3], 'f32', device);
 }
 
@@ -58,6 +61,7 @@ export class TokenizerTrainer implements Trainee {
 
   private constructor(
     readonly config: TokenizerTrainingConfig,
+    readonly source: DatasetSource,
     readonly autoencoder: Autoencoder,
     readonly optimizer: AdamW,
     private readonly device: Device,
@@ -73,7 +77,7 @@ export class TokenizerTrainer implements Trainee {
 
   /**
    * @param init checkpoint whose tokenizer is the start; by default weights are drawn from the config's seed
-   * @throws InfinityError INVALID_ARGUMENT, CHECKPOINT_INVALID, CHECKPOINT_CONFIG_MISMATCH
+   * @throws InfinityError INVALID_ARGUMENT, IO_ERROR, CHECKPOINT_INVALID, CHECKPOINT_CONFIG_MISMATCH
    */
   static async create(
     json: unknown,
@@ -82,6 +86,7 @@ export class TokenizerTrainer implements Trainee {
     const config = checkRunConfig<TokenizerTrainingConfig>(json, RULES);
     const autoencoderConfig = readPart('autoencoder', () => parseAutoencoderConfig(config.autoencoder));
     checkPictureSize(config.dataset, parseGrids(config.schedule), autoencoderConfig.patch_size);
+    const source = await findDataset(config.dataset, 'tokenizer');
     const autoencoder = placed({ device }, () => new Autoencoder(autoencoderConfig));
     if (init) await loadComponent(autoencoder, init, 'vae');
     else autoencoder.initialize(config.seed);
@@ -90,7 +95,7 @@ export class TokenizerTrainer implements Trainee {
       clip: config.optimizer.clip,
       emaDecay: config.optimizer.ema_decay,
     });
-    return new TokenizerTrainer(config, autoencoder, optimizer, device);
+    return new TokenizerTrainer(config, source, autoencoder, optimizer, device);
   }
 
   *weights(): Generator<[string, Tensor]> {
@@ -102,8 +107,8 @@ export class TokenizerTrainer implements Trainee {
   }
 
   async step(batch: Batch, step: number, rates: StepRates): Promise<StepNumbers> {
-    const { loss: weight, dataset, seed, scale_dropout } = this.config;
-    const image_BHWC = picturesOf(batch, dataset.size, dataset.size, this.device);
+    const { loss: weight, seed, scale_dropout } = this.config;
+    const image_BHWC = picturesOf(batch, this.source, this.device);
     const draws = this.schedule.map((_, k) =>
       uniformDraw(seed, { scale: k, image: step, stream: RandomStream.dropScale }),
     );

@@ -4,7 +4,7 @@
  */
 
 import type { Batch } from '../data/batch.js';
-import { grammarVocabulary } from '../data/shapes/index.js';
+import { type DatasetSource, findDataset } from '../data/dataset.js';
 import type { Device } from '../device.js';
 import { invalidArgument } from '../errors.js';
 import { type Checkpoint, type Component, writeCheckpoint } from '../io/checkpoint.js';
@@ -14,8 +14,6 @@ import { Tape } from '../tape.js';
 import { Tensor } from '../tensor.js';
 import { T5Encoder } from '../text/t5.js';
 import { parseT5Config, type T5Config } from '../text/t5_config.js';
-import { TextTokenizer } from '../text/tokenizer.js';
-import { buildUnigramVocabulary } from '../text/vocabulary.js';
 import { Autoencoder } from '../tokenizer/autoencoder.js';
 import { parseAutoencoderConfig } from '../tokenizer/config.js';
 import { parseGrids, type ScaleSchedule, scaleOffsets, tokenCount } from '../tokenizer/schedule.js';
@@ -27,6 +25,7 @@ import {
   integer,
   number,
   object,
+  optional,
   type Rule,
   type RunConfig,
   readPart,
@@ -35,6 +34,7 @@ import { exportWeights, loadComponent } from './export_checkpoint.js';
 import { AdamW, type StepRates } from './optimizer.js';
 import { type RunOptions, runTraining, type StepEvent, type StepNumbers, type Trainee } from './run.js';
 import { BitwiseSelfCorrection, isStrength, type SelfCorrectionConfig } from './self_correction.js';
+import { chooseTextTokenizer, type TextTokenizerChoice } from './text_tokenizer.js';
 import { picturesOf } from './tokenizer_trainer.js';
 
 /** What a config file of `train transformer` holds. */
@@ -42,6 +42,8 @@ export interface TransformerTrainingConfig extends RunConfig {
   readonly transformer: Partial<InfinityConfig>;
   /** `vocab_size` follows from the text tokenizer. */
   readonly text_encoder: Omit<T5Config, 'vocab_size'>;
+  /** Most words of the captions that are tokens of their own; 8192 by default. */
+  readonly vocabulary_limit?: number;
   readonly self_correction: SelfCorrectionConfig;
   /** Share of prompts that are replaced by the unconditional rows; official 0.1. */
   readonly text_dropout: number;
@@ -56,6 +58,7 @@ const isFlag = (v: unknown): boolean => typeof v === 'boolean';
 const RULES: readonly Rule[] = [
   object('transformer'),
   object('text_encoder'),
+  optional(integer('vocabulary_limit', 1)),
   integer('self_correction.layers', 0),
   ['self_correction.strength', 'a share from 0 to 1 or a list of them', isStrength],
   ['self_correction.requant', 'true or false', isFlag],
@@ -82,13 +85,14 @@ function transformerConfig(given: object, derived: Partial<InfinityConfig>): Inf
 
 interface Parts {
   readonly config: TransformerTrainingConfig;
+  readonly source: DatasetSource;
   readonly autoencoder: Autoencoder;
   readonly vae: Component;
   /** Part of the run's state: bits of another tokenizer mean nothing to this transformer. */
   readonly tokenizerDigest: string;
   readonly transformer: InfinityTransformer;
   readonly textEncoder: T5Encoder;
-  readonly textTokenizer: TextTokenizer;
+  readonly text: TextTokenizerChoice;
   readonly schedule: ScaleSchedule;
   readonly device: Device;
 }
@@ -122,8 +126,8 @@ export class TransformerTrainer implements Trainee {
 
   /**
    * @param tokenizer checkpoint with the trained visual tokenizer, which stays as it is and is exported along
-   * @param init checkpoint whose transformer and text encoder are the start
-   * @throws InfinityError INVALID_ARGUMENT, CHECKPOINT_INVALID, CHECKPOINT_CONFIG_MISMATCH
+   * @param init checkpoint whose transformer, text encoder and text tokenizer are the start
+   * @throws InfinityError INVALID_ARGUMENT, IO_ERROR, CHECKPOINT_INVALID, CHECKPOINT_CONFIG_MISMATCH
    */
   static async create(
     json: unknown,
@@ -134,7 +138,8 @@ export class TransformerTrainer implements Trainee {
     const autoencoderConfig = parseAutoencoderConfig(vae.config);
     const schedule = parseGrids(String(vae.config.scale_schedule));
     checkPictureSize(config.dataset, schedule, autoencoderConfig.patch_size);
-    const textTokenizer = new TextTokenizer(buildUnigramVocabulary(grammarVocabulary()));
+    const source = await findDataset(config.dataset, 'transformer');
+    const text = await chooseTextTokenizer(source, { limit: config.vocabulary_limit, init });
     const parts = placed({ device }, (): Parts => {
       const transformer = new InfinityTransformer(
         transformerConfig(config.transformer, {
@@ -145,18 +150,19 @@ export class TransformerTrainer implements Trainee {
       );
       const textEncoder = new T5Encoder(
         readPart('text_encoder', () =>
-          parseT5Config({ ...config.text_encoder, vocab_size: textTokenizer.vocabularySize }),
+          parseT5Config({ ...config.text_encoder, vocab_size: text.tokenizer.vocabularySize }),
         ),
       );
       const autoencoder = new Autoencoder(autoencoderConfig);
       return {
         config,
+        source,
         autoencoder,
         vae,
         tokenizerDigest: digestOf(tokenizer),
         transformer,
         textEncoder,
-        textTokenizer,
+        text,
         schedule,
         device,
       };
@@ -178,27 +184,32 @@ export class TransformerTrainer implements Trainee {
     return new TransformerTrainer(parts, optimizer);
   }
 
+  get source(): DatasetSource {
+    return this.parts.source;
+  }
+
   weights(): Iterable<[string, Tensor]> {
     return trained(this.parts);
   }
 
   run(options: RunOptions): AsyncGenerator<StepEvent> {
-    const { config, tokenizerDigest: tokenizer } = this.parts;
-    const state = { ...config, tokenizer };
+    const { config, tokenizerDigest: tokenizer, text } = this.parts;
+    const state = { ...config, tokenizer, ...(text.digest === undefined ? {} : { text_tokenizer: text.digest }) };
     return runTraining(this, state, options);
   }
 
   async step(batch: Batch, step: number, rates: StepRates): Promise<StepNumbers> {
-    const { config, autoencoder, transformer, textEncoder, textTokenizer, schedule, device } = this.parts;
-    const { seed, dataset, text_dropout, reweight } = config;
-    const image_BHWC = picturesOf(batch, dataset.size, dataset.size, device);
+    const { config, autoencoder, transformer, textEncoder, text, schedule, device, source } = this.parts;
+    const { seed, text_dropout, reweight } = config;
+    const image_BHWC = picturesOf(batch, source, device);
     const features_BHWd = autoencoder.encode(image_BHWC);
     const { inputs_BLD, labels_BLD, sum_BHWd } = this.correction.apply(features_BHWd, schedule, {
       seed,
       step,
       firstSample: batch.first,
     });
-    const prompts = batch.captions.map((caption) => textTokenizer.encode(caption).ids);
+    const maxLength = transformer.config.text_maxlen;
+    const prompts = batch.captions.map((caption) => text.tokenizer.encode(caption, { maxLength }).ids);
     const draw = (sample: number, stream: number, element = 0, scale = 0): number =>
       uniformDraw(seed, { element, scale, image: batch.first + sample, stream });
     const dropText = prompts.map((_, b) => draw(b, RandomStream.dropText) < text_dropout);
@@ -209,8 +220,7 @@ export class TransformerTrainer implements Trainee {
     });
     const tape = new Tape().watch(...this.optimizer.parameters);
     const out = tape.run(() => {
-      const text = textEncoder.encode(prompts);
-      const options = { text, schedule, dropText, dropPath, reweight };
+      const options = { text: textEncoder.encode(prompts), schedule, dropText, dropPath, reweight };
       return transformer.loss(inputs_BLD, labels_BLD, options);
     });
     const one = Tensor.from([1], [], 'f32', device);
@@ -245,7 +255,7 @@ export class TransformerTrainer implements Trainee {
 
   /** Writes the whole model: averaged weights, the tokenizer it was trained on, the text tokenizer, generation defaults. */
   async export(directory: string): Promise<void> {
-    const { config, vae, transformer, textEncoder, textTokenizer } = this.parts;
+    const { config, vae, transformer, textEncoder, text } = this.parts;
     const averages = this.optimizer.averages();
     await writeCheckpoint(directory, {
       components: {
@@ -256,7 +266,7 @@ export class TransformerTrainer implements Trainee {
           tensors: await exportWeights(textEncoder, averages, TEXT_PREFIX),
         },
       },
-      tokenizer: textTokenizer.json,
+      tokenizer: text.tokenizer.json,
       generationConfig: config.generation,
     });
   }

@@ -1,0 +1,54 @@
+/** Rows that no sample can be made of: never fatal alone, never silent. */
+import { InfinityError } from '../errors.js';
+
+/** A row that was passed over, and why. */
+export interface BadRow {
+  /** Its number in the listing. */
+  readonly row: number;
+  readonly name: string;
+  readonly reason: string;
+}
+
+/** What a run knows of bad rows. */
+export interface BadRowsReport {
+  /** Different rows, of those listed as bad and those found so far. */
+  readonly count: number;
+  /** The first few as "name: reason". */
+  readonly first: readonly string[];
+}
+
+const SHOWN = 5;
+
+const said = ({ name, reason }: BadRow): string => `${name}: ${reason}`;
+
+/** Counts each bad row once. */
+export class BadRows {
+  private readonly rows = new Set<number>();
+  private readonly first: string[] = [];
+
+  constructor(known: readonly BadRow[]) {
+    this.add(known);
+  }
+
+  add(bad: readonly BadRow[]): void {
+    for (const fault of bad) {
+      if (this.rows.has(fault.row)) continue;
+      this.rows.add(fault.row);
+      if (this.first.length < SHOWN) this.first.push(said(fault));
+    }
+  }
+
+  report(): BadRowsReport {
+    return { count: this.rows.size, first: [...this.first] };
+  }
+}
+
+/** Throws for a set without a single row that can be drawn. */
+export function allBad(path: string, bad: readonly BadRow[]): never {
+  const first = bad.slice(0, SHOWN).map(said).join('; ');
+  throw new InfinityError('INVALID_ARGUMENT', `All ${bad.length} rows of the dataset ${path} are bad: ${first}.`, {
+    value: path,
+    fields: { field: 'dataset.path', bad: bad.length },
+    cure: 'Correct the pictures and captions there; docs/training.md says what a row needs.',
+  });
+}

@@ -1,0 +1,108 @@
+/** Samples out of picture files. */
+import { resolve } from 'node:path';
+import { InfinityError } from '../errors.js';
+import { loadImage } from '../io/image.js';
+import type { Pixels } from '../io/pixels.js';
+import { mirror, resizeCenterCrop, resizeCrop } from '../io/resize.js';
+import { allBad, type BadRow } from './bad_rows.js';
+import { chooseCaption } from './captions.js';
+import type { Listing } from './listing.js';
+import type { Dataset, Purpose, TrainingSample } from './sample.js';
+import { CounterRandom } from './shapes/random.js';
+import { type PicturesSpec, sampleSize } from './spec.js';
+
+/** First words of the keys of what is drawn here, so that no two draws meet. */
+const Draw = { order: 1, crop: 2, caption: 3 } as const;
+
+function reasonOf(error: InfinityError): string {
+  const { cause } = error;
+  const why = cause instanceof Error ? cause.message : error.message;
+  return `${error.code === 'IMAGE_INVALID' ? 'the picture cannot be decoded' : 'the picture cannot be read'} (${why})`;
+}
+
+/**
+ * An endless walk through a listing: every epoch is a permutation of all rows that its number and the seed decide. A bad
+ * row gives its place to the next good one of its epoch, in a circle.
+ */
+export class PictureDataset implements Dataset {
+  readonly height: number;
+  readonly width: number;
+  /** Rows that were found bad, so that none is decoded again in vain. */
+  private readonly problems = new Map<number, string>();
+  private order: { readonly epoch: number; readonly rows: readonly number[] } | undefined;
+
+  constructor(
+    private readonly spec: PicturesSpec,
+    private readonly purpose: Purpose,
+    private readonly listing: Listing,
+  ) {
+    [this.height, this.width] = sampleSize(spec);
+    for (const [row, { problem }] of listing.rows.entries()) if (problem !== undefined) this.problems.set(row, problem);
+  }
+
+  async sample(index: number): Promise<TrainingSample> {
+    const { rows } = this.listing;
+    const order = this.orderOf(Math.floor(index / rows.length));
+    const bad: BadRow[] = [];
+    for (let step = 0; step < rows.length; step++) {
+      const row = order[(index + step) % rows.length]!;
+      const picture = await this.picture(row);
+      if (picture) return { pixels: this.prepare(picture, index), caption: this.caption(row, index), bad };
+      // What was listed as bad is known already.
+      if (rows[row]!.problem === undefined) bad.push(this.badRow(row));
+    }
+    return allBad(
+      this.spec.path,
+      [...this.problems.keys()].map((row) => this.badRow(row)),
+    );
+  }
+
+  private badRow(row: number): BadRow {
+    return { row, name: this.listing.rows[row]!.name, reason: this.problems.get(row)! };
+  }
+
+  private orderOf(epoch: number): readonly number[] {
+    if (this.order?.epoch !== epoch) {
+      const random = new CounterRandom(Draw.order, this.spec.seed, epoch);
+      this.order = { epoch, rows: random.shuffled([...this.listing.rows.keys()]) };
+    }
+    return this.order.rows;
+  }
+
+  /** The decoded picture of a row, or nothing when the row is bad. */
+  private async picture(row: number): Promise<Pixels | undefined> {
+    if (this.problems.has(row)) return undefined;
+    try {
+      return await loadImage(resolve(this.listing.root, this.listing.rows[row]!.image));
+    } catch (error) {
+      if (!(error instanceof InfinityError)) throw error;
+      this.problems.set(row, reasonOf(error));
+      return undefined;
+    }
+  }
+
+  /**
+   * As the official trainings prepare pictures: the transformer's are cropped in the middle, the tokenizer's anywhere and
+   * mirrored half of the time (BitVAE).
+   */
+  private prepare(picture: Pixels, index: number): Uint8Array {
+    const { height, width, spec } = this;
+    if (this.purpose === 'transformer') return resizeCenterCrop(picture, height, width).data;
+    const random = new CounterRandom(Draw.crop, spec.seed, index);
+    const cropped = resizeCrop(picture, height, width, (room) => random.below(room + 1));
+    return random.chance(0.5) ? mirror(cropped).data : cropped.data;
+  }
+
+  private caption(row: number, index: number): string {
+    const { captions } = this.listing.rows[row]!;
+    if (!captions) return '';
+    const { spec } = this;
+    if (spec.kind === 'folder') return captions.long;
+    const { short_cap_prob: shortProbability = 0.5, enable_dynamic_length_prompt: dynamicLength = true } = spec;
+    return chooseCaption(
+      captions,
+      { shortProbability, dynamicLength },
+      new CounterRandom(Draw.caption, spec.seed, index),
+    );
+  }
+}

@@ -1,0 +1,93 @@
+/** What a training config says about its pictures. */
+import { invalidArgument } from '../errors.js';
+
+/** The procedural set. */
+export interface ShapesSpec {
+  readonly kind: 'shapes';
+  readonly seed: number;
+  /** Pixels along one side. */
+  readonly size: number;
+}
+
+/** Pixels along one side, or [height, width]. */
+export type PictureSize = number | readonly [height: number, width: number];
+
+/** Pictures in a folder and below it, each with its caption in a .txt file of the same name. */
+export interface FolderSpec {
+  readonly kind: 'folder';
+  readonly path: string;
+  /** Order of the pictures, and everything else that is drawn for them. */
+  readonly seed: number;
+  readonly size: PictureSize;
+}
+
+/** The official form: JSON lines that name a picture and its captions. */
+export interface JsonlSpec {
+  readonly kind: 'jsonl';
+  /** A file, or a folder with .jsonl files. */
+  readonly path: string;
+  readonly seed: number;
+  readonly size: PictureSize;
+  /** Probability of the short caption; the official recipe's 0.5 by default. */
+  readonly short_cap_prob?: number;
+  /** Long captions end after a drawn number of sentences, as in the official recipe; true by default. */
+  readonly enable_dynamic_length_prompt?: boolean;
+}
+
+/** Sets of picture files. */
+export type PicturesSpec = FolderSpec | JsonlSpec;
+
+/** What a worker thread needs to know about a dataset besides its files. */
+export type DatasetSpec = ShapesSpec | PicturesSpec;
+
+type Check = (value: unknown) => boolean;
+type FieldRule = readonly [expected: string, check: Check];
+
+const CURE = 'Correct that field; docs/training.md explains each.';
+
+const isPixels =
+  (most: number): Check =>
+  (v) =>
+    Number.isInteger(v) && (v as number) >= 16 && (v as number) <= most;
+const isSide = isPixels(4096);
+
+const seed: FieldRule = ['an integer from 0', (v) => Number.isSafeInteger(v) && (v as number) >= 0];
+const size: FieldRule = [
+  'pixels from 16 to 4096, one number or [height, width],',
+  (v) => isSide(v) || (Array.isArray(v) && v.length === 2 && v.every(isSide)),
+];
+const path: FieldRule = ['a path', (v) => typeof v === 'string' && v !== ''];
+
+const RULES: Readonly<Record<DatasetSpec['kind'], Readonly<Record<string, FieldRule>>>> = {
+  shapes: { seed, size: ['pixels from 16 to 1024', isPixels(1024)] },
+  folder: { path, seed, size },
+  jsonl: {
+    path,
+    seed,
+    size,
+    short_cap_prob: [
+      'a number from 0 to 1, or nothing,',
+      (v) => v === undefined || (typeof v === 'number' && v >= 0 && v <= 1),
+    ],
+    enable_dynamic_length_prompt: ['true, false or nothing', (v) => v === undefined || typeof v === 'boolean'],
+  },
+};
+
+/** @throws InfinityError INVALID_ARGUMENT naming the field that is missing, unknown or out of range */
+export function checkDatasetSpec(json: Readonly<Record<string, unknown>>): DatasetSpec {
+  const kind = json.kind;
+  if (typeof kind !== 'string' || !Object.hasOwn(RULES, kind))
+    return invalidArgument('dataset.kind', `one of ${Object.keys(RULES).join(', ')}`, kind, CURE);
+  const rules = RULES[kind as DatasetSpec['kind']];
+  for (const [field, value] of Object.entries(json))
+    if (field !== 'kind' && !Object.hasOwn(rules, field))
+      invalidArgument(`dataset.${field}`, `no such field with '${kind}'`, value, CURE);
+  for (const [field, [expected, check]] of Object.entries(rules))
+    if (!check(json[field])) invalidArgument(`dataset.${field}`, expected, json[field], CURE);
+  return json as unknown as DatasetSpec;
+}
+
+/** Height and width of the samples of a dataset in pixels. */
+export function sampleSize({ size }: DatasetSpec): readonly [height: number, width: number] {
+  return typeof size === 'number' ? [size, size] : size;
+}
