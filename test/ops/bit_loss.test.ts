@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
 import type { Device } from '../../lib/device.js';
 import { bitCrossEntropy, bitLoss, foldBitHead } from '../../lib/ops/bit_loss.js';
+import { Op } from '../../lib/ops/generated.js';
 import { statistic } from '../../lib/ops/run.js';
 import { Tape } from '../../lib/tape.js';
 import { Tensor } from '../../lib/tensor.js';
+import { assertBf16, assertMixed16, bits, measure, stored } from '../support/bf16.js';
 import {
   assertClean,
   assertGradients,
@@ -103,6 +105,21 @@ for (const [isa, device] of isaDevices()) {
       }
       await assertMatchesReference(device, foldBitHead, [[34, 3]]);
       await assertMatchesReference(device, foldBitHead, [[66]]);
+    });
+
+    it('bf16 is computed in float; the loss and its metrics are f32', async function () {
+      if (device.kind !== 'cuda') this.skip(); // the processor computes in f32 and f64
+      for (const [m, d] of [
+        [1, 1],
+        [66, 31],
+        [130, 40],
+      ] as const) {
+        const outputs = [measure(), stored(m, d), measure([m]), measure([m])];
+        const options = { params: [1 / d, 0.1], scale: 6 };
+        await assertMixed16(device, Op.bitLoss, [stored(m, d), bits(m, d), measure([m])], outputs, options);
+        await assertBf16(device, Op.foldPairs, [[2 * d, m]], [[d, m]]);
+        await assertBf16(device, Op.foldPairsBackward, [[d, m]], [[2 * d, m]]);
+      }
     });
 
     it('stays finite for enormous logits', async () => {

@@ -2,12 +2,15 @@ import assert from 'node:assert/strict';
 import fc from 'fast-check';
 import type { Device } from '../../lib/device.js';
 import { bitFlip, bitSample, bitsToCodes, drawKeys, packBits, unpackBits } from '../../lib/ops/bits.js';
+import { Op } from '../../lib/ops/generated.js';
 import { philox4x32, RandomStream, uniformDraw } from '../../lib/philox.js';
 import { Tensor } from '../../lib/tensor.js';
+import { assertMixed16, bits, measure, stored } from '../support/bf16.js';
 import { channelsFirst, GoldenCase } from '../support/golden_case.js';
 import { assertClean, isaDevices, random, randomArray } from '../support/numeric.js';
 
 const randomBits = (seed: number, n: number): Uint8Array => Uint8Array.from(randomArray(seed, n), (v) => Number(v > 0));
+const uniform = (seed: number, n: number) => randomArray(seed, n).map((v) => (v + 1) / 2);
 const bytes = (data: Uint8Array, shape: number[], device: Device) => Tensor.from(data, shape, 'u8', device);
 
 describe('philox', () => {
@@ -192,6 +195,23 @@ for (const [isa, device] of isaDevices()) {
         assert.throws(() => bitSample(cond, null, options), { code: 'INVALID_ARGUMENT' });
       assert.throws(() => bitSample(cond, null, { draws: cond }), { code: 'INVALID_SHAPE' });
       cond.dispose();
+    });
+
+    it('bf16 is computed in float; probabilities and draws are f32', async function () {
+      if (device.kind !== 'cuda') this.skip(); // the processor computes in f32 and f64
+      for (const [B, L, d] of [
+        [1, 1, 1],
+        [2, 7, 14],
+        [3, 5, 32],
+      ] as const) {
+        await assertMixed16(device, Op.bitsToCodes, [bits(B, L, d)], [stored(B, L, d)]);
+        const draws = measure([B, L, d], uniform(9, B * L * d));
+        for (const uncond of [stored(B, L, 2 * d), null]) {
+          const inputs = [stored(B, L, 2 * d), uncond, draws, null];
+          const params = [3, 1.25, 0, 0.1, 0, RandomStream.bitDraw];
+          await assertMixed16(device, Op.bitSample, inputs, [bits(B, L, d), measure([B, L, d])], { params, scale: 4 });
+        }
+      }
     });
 
     for (const name of ['d1_infer_greedy_no_cfg', 'd2_infer_greedy_cfg3_logits', 'd3_infer_sampled_full_schedule']) {

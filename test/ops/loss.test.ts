@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
 import { abs, square, sub } from '../../lib/ops/elementwise.js';
+import { Op } from '../../lib/ops/generated.js';
 import { l1Loss, l2Loss } from '../../lib/ops/loss.js';
 import { mean } from '../../lib/ops/reduce.js';
 import { Tensor } from '../../lib/tensor.js';
+import { assertMixed16, measure, stored } from '../support/bf16.js';
 import { assertGradients, assertMatchesReference, isaDevices, referenceOf } from '../support/numeric.js';
 
 const losses = [
@@ -35,6 +37,14 @@ for (const [isa, device] of isaDevices()) {
         ]);
       });
     }
+    it('bf16 is computed in float; losses are f32', async function () {
+      if (device.kind !== 'cuda') this.skip(); // the processor computes in f32 and f64
+      for (const n of [1, 33, 30001]) {
+        for (const op of [Op.l1Loss, Op.l2Loss]) await assertMixed16(device, op, [stored(n), stored(n)], [measure()]);
+        for (const op of [Op.l1LossBackward, Op.l2LossBackward])
+          await assertMixed16(device, op, [measure(), stored(n), stored(n)], [stored(n)]);
+      }
+    });
     it('l1 has no gradient where both are equal; shapes must agree', async () => {
       const x = Tensor.from([1, 2], [2], 'f32', device);
       const y = Tensor.from([1, 2, 3], [3], 'f32', device);

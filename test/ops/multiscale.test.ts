@@ -3,13 +3,16 @@ import { Device } from '../../lib/device.js';
 import { bitLoss } from '../../lib/ops/bit_loss.js';
 import { bitFlip, bitsToCodes, drawKeys } from '../../lib/ops/bits.js';
 import { sub } from '../../lib/ops/elementwise.js';
+import { Op } from '../../lib/ops/generated.js';
 import { type MultiscaleOptions, multiscaleResidual } from '../../lib/ops/multiscale.js';
 import { bsqPenalties, bsqQuantize, lfqPenalties, signQuantize } from '../../lib/ops/quantize.js';
 import { resizeArea } from '../../lib/ops/resize.js';
 import { cat, reshape, slice, zerosLike } from '../../lib/ops/shape.js';
+import { RandomStream } from '../../lib/philox.js';
 import { Tape } from '../../lib/tape.js';
 import { scope, Tensor } from '../../lib/tensor.js';
 import { addCodes, nextInput, tokensOfMap } from '../../lib/tokenizer/bit_tokens.js';
+import { assertMixed16, bits, measure, stored } from '../support/bf16.js';
 import { assertClean, isaDevices, random, randomArray, referenceOf, relativeError } from '../support/numeric.js';
 
 type Grid = readonly [number, number];
@@ -214,6 +217,46 @@ for (const [isa, device] of isaDevices()) {
       const size = 21 * 18;
       assert.deepEqual(await alone.read(), (await all.read()).slice(size, 2 * size));
       for (const t of [features, one, all, alone]) t.dispose();
+    });
+
+    it('carries a plane that is larger than shared memory', async function () {
+      if (device.kind !== 'cuda') this.skip(); // only a card has such a limit
+      const grids: Grid[] = [
+        [1, 1],
+        [17, 9],
+        [140, 136],
+      ];
+      await assertAgree(device, 'f32', [1, 140, 136, 3], grids, () => ({}));
+    });
+
+    it('bf16 features, inputs and sum; residuals in float', async function () {
+      if (device.kind !== 'cuda') this.skip(); // the processor computes in f32 and f64
+      const [B, H, W, d] = [2, 6, 8, 14];
+      const grids = Int32Array.of(2, 2, 4, 6, 6, 8);
+      const L = 4 + 24 + 48;
+      const inputs = [
+        stored(B, H, W, d),
+        (on: Device) => Tensor.from(grids, [3, 2], 'i32', on),
+        measure([3], [0.3, 0, 0.4]),
+        measure(
+          [B, L, d],
+          randomArray(3, B * L * d).map((v) => (v + 1) / 2),
+        ),
+        null,
+      ];
+      for (const patchify of [0, 1]) {
+        const sizes = patchify ? [L / 4, 4 * d] : [L, d];
+        const outputs = [
+          bits(B, ...sizes),
+          stored(B, sizes[0]! - (patchify ? 1 : 4), sizes[1]!),
+          stored(B, H, W, d),
+          stored(B, L, d),
+          bits(B, L, d),
+        ];
+        await assertMixed16(device, Op.multiscaleResidual, inputs, outputs, {
+          params: [1, patchify, 1, RandomStream.bitFlip],
+        });
+      }
     });
 
     it('refuses grids that do not fit, noise without a share, and gradients', () => {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import type { Device } from '../../lib/device.js';
 import { add, mul, scale, sumTo } from '../../lib/ops/elementwise.js';
+import { Op } from '../../lib/ops/generated.js';
 import {
   bsqPenalties,
   bsqQuantize,
@@ -12,6 +13,7 @@ import {
 } from '../../lib/ops/quantize.js';
 import { Tape } from '../../lib/tape.js';
 import { scope, Tensor } from '../../lib/tensor.js';
+import { assertMixed16, bits, measure, stored } from '../support/bf16.js';
 import { channelsFirst, channelsLast, GoldenCase, type HostArray } from '../support/golden_case.js';
 import {
   assertClean,
@@ -19,6 +21,7 @@ import {
   assertMatchesReference,
   isaDevices,
   random,
+  randomArray,
   referenceOf,
 } from '../support/numeric.js';
 
@@ -216,6 +219,53 @@ for (const [isa, device] of isaDevices()) {
         await assertClean(device, live);
       });
     }
+
+    it('a codebook of as many bits as a card cuts into tiles', async () => {
+      const lfq = (z: Tensor) => terms(lfqPenalties(z, { inverseTemperature: 0.4 }));
+      // Nine bits: two high parts; thirteen: two tiles of sixteen.
+      for (const d of [9, 13]) {
+        await assertMatchesReference(device, lfq, [[19, d]], { tolerance: 1e-5 });
+        if (device.kind === 'cuda') await assertGradients(device, lfq, [[5, d]]);
+      }
+    });
+
+    it('bf16 is computed in float; penalties and their cotangents are f32', async function () {
+      if (device.kind !== 'cuda') this.skip(); // the processor computes in f32 and f64
+      for (const [rows, d] of [
+        [3, 2],
+        [65, 16],
+        [9, 33],
+        [5, 300],
+      ] as const) {
+        await assertMixed16(device, Op.l2Normalize, [stored(rows, d)], [stored(rows, d)]);
+        await assertMixed16(device, Op.l2NormalizeBackward, [stored(rows, d), stored(rows, d)], [stored(rows, d)]);
+        await assertMixed16(device, Op.signQuantize, [stored(rows, d)], [stored(rows, d), bits(rows, d)], {
+          params: [0.25],
+        });
+        const [sums, params] = [
+          [measure(), measure(), measure()],
+          [3, 0.25],
+        ];
+        const factorised = [...sums, measure([d, 2])];
+        await assertMixed16(device, Op.bitPenalties, [stored(rows, d)], factorised, { params, tolerance: 1e-5 });
+        const odds = randomArray(5, 2 * d).map(Math.abs);
+        const given = [stored(rows, d), measure([d, 2], odds), ...sums];
+        const options = { params, tolerance: 1e-5 };
+        await assertMixed16(device, Op.bitPenaltiesBackward, given, [stored(rows, d)], options);
+      }
+      for (const [rows, d] of [
+        [1, 1],
+        [35, 5],
+        [17, 9],
+      ] as const) {
+        const [sums, options] = [[measure(), measure(), measure()], { params: [1.5, 0.5], tolerance: 1e-5 }];
+        const joint = [...sums, measure([2 ** d])];
+        await assertMixed16(device, Op.jointPenalties, [stored(rows, d)], joint, options);
+        const odds = randomArray(5, 2 ** d).map(Math.abs);
+        const given = [stored(rows, d), measure([2 ** d], odds), ...sums];
+        await assertMixed16(device, Op.jointPenaltiesBackward, given, [stored(rows, d)], options);
+      }
+    });
 
     it('refuses a joint codebook of more than 16 bits', () => {
       const z = random(device, 1, [2, 17]);
