@@ -1,0 +1,81 @@
+import assert from 'node:assert/strict';
+import { Device } from '../../lib/device.js';
+import { InfinityPipeline } from '../../lib/pipeline/pipeline.js';
+import { tinyCheckpoint } from '../support/tiny_checkpoint.js';
+
+/** Runs `fn` with another NODE_INFINITY_CUDA_LIBRARY. */
+async function withLibrary<T>(path: string, fn: () => Promise<T>): Promise<T> {
+  const before = process.env.NODE_INFINITY_CUDA_LIBRARY;
+  process.env.NODE_INFINITY_CUDA_LIBRARY = path;
+  try {
+    return await fn();
+  } finally {
+    if (before === undefined) delete process.env.NODE_INFINITY_CUDA_LIBRARY;
+    else process.env.NODE_INFINITY_CUDA_LIBRARY = before;
+  }
+}
+
+describe('a pipeline on a card', function () {
+  this.timeout(120_000);
+  let tiny: Awaited<ReturnType<typeof tinyCheckpoint>>;
+  before(async () => {
+    tiny = await tinyCheckpoint();
+  });
+  after(() => tiny?.remove());
+
+  it('is refused with the reason and the cure where there is none', async () => {
+    const nowhere = '/nowhere/node_infinity_cuda.so';
+    await withLibrary(nowhere, () =>
+      assert.rejects(InfinityPipeline.fromPretrained(tiny.directory, { device: 'cuda' }), {
+        code: 'DEVICE_UNAVAILABLE',
+        value: nowhere,
+        message: /NODE_INFINITY_CUDA_LIBRARY/,
+      }),
+    );
+    // A library that is none of ours.
+    await withLibrary(process.execPath, () =>
+      assert.rejects(InfinityPipeline.fromPretrained(tiny.directory, { device: 'cuda' }), {
+        code: 'DEVICE_UNAVAILABLE',
+        message: /could not be opened/,
+      }),
+    );
+  });
+
+  describe('that is there', () => {
+    before(function () {
+      if (!process.env.NODE_INFINITY_CUDA_LIBRARY) this.skip(); // needs NODE_INFINITY_CUDA_LIBRARY
+    });
+    const draw = async (device: 'cpu' | 'cuda'): Promise<Uint8Array> => {
+      await using pipe = await InfinityPipeline.fromPretrained(tiny.directory, { device });
+      assert.equal(pipe.info.device, device);
+      const { images } = await pipe.generate('a red circle', { seed: 3, guidance: 3, count: 2 });
+      return Uint8Array.from(images.flatMap(({ data }) => [...data]));
+    };
+
+    it('draws the pictures of the processor', async () => {
+      const [want, got] = [await draw('cpu'), await draw('cuda')];
+      // A bit whose draw falls between two roundings of its probability may differ; hardly one does.
+      const different = want.filter((byte, i) => Math.abs(byte - got[i]!) > 2).length;
+      assert.ok(different <= want.length / 100, `${different} of ${want.length} bytes differ`);
+    });
+
+    it('leaves nothing behind when it is aborted', async () => {
+      await using pipe = await InfinityPipeline.fromPretrained(tiny.directory, { device: 'cuda' });
+      const device = Device.default('cuda');
+      await pipe.generate('a star', { seed: 1 }); // makes what is kept from then on
+      await device.sync();
+      const { liveTensors } = device.stats();
+      for (let scale = 0; scale < 3; scale++) {
+        const abort = new AbortController();
+        const onScale = (event: { scale: number }): void => {
+          if (event.scale === scale) abort.abort();
+        };
+        const drawn = pipe.generate('a star', { seed: scale, signal: abort.signal, onScale });
+        if (scale < 2) await assert.rejects(drawn, { name: 'AbortError' });
+        else await drawn.catch(() => undefined);
+      }
+      await device.sync();
+      assert.equal(device.stats().liveTensors, liveTensors);
+    });
+  });
+});
