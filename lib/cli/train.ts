@@ -42,7 +42,7 @@ class BadRowsNotice {
     const fresh = badRows.first.slice(this.told.first.length);
     if (badRows.count === this.told.count || (fresh.length === 0 && !counting)) return;
     this.told = badRows;
-    const lines = [`${badRows.count} bad rows so far, others take their places`, ...fresh.map((row) => `  ${row}`)];
+    const lines = [`bad rows so far: ${badRows.count}; others take their places`, ...fresh.map((row) => `  ${row}`)];
     process.stderr.write(`node-infinity: ${lines.join('\n')}\n`);
   }
 }

@@ -6,51 +6,7 @@ import { Device } from '../../lib/device.js';
 import { InfinityError } from '../../lib/errors.js';
 import { Checkpoint } from '../../lib/io/checkpoint.js';
 import { openTraining, type StepEvent, type Training, type TrainingKind } from '../../lib/training/index.js';
-
-const optimizer = {
-  lr: 0.003,
-  lr_schedule: 'cos',
-  warmup_iterations: 2,
-  start_factor: 0.1,
-  end_factor: 0.1,
-  weight_decay: 0.01,
-  betas: [0.9, 0.95],
-  clip: 1,
-  ema_decay: 0.9,
-};
-const common = {
-  seed: 3,
-  dataset: { kind: 'shapes', seed: 5, size: 16 },
-  batch_size: 2,
-  iterations: 6,
-  optimizer,
-  save_every: 2,
-};
-const mult = [1, 1, 1];
-const tokenizerConfig = {
-  ...common,
-  autoencoder: {
-    codebook_dim: 4,
-    base_ch: 8,
-    encoder_ch_mult: mult,
-    decoder_ch_mult: mult,
-    num_res_blocks: 1,
-    patch_size: 4,
-    norm_groups: 2,
-  },
-  schedule: '1 2 4',
-  loss: { l1: 1, l2: 1, quantizer: 1, commitment: 0.25, entropy: 0.1 },
-  scale_dropout: 0.3,
-};
-const transformerConfig = {
-  ...common,
-  transformer: { embed_dim: 16, depth: 2, num_heads: 2, block_chunks: 1, text_maxlen: 32, drop_path_rate: 0.2 },
-  text_encoder: { d_model: 128, d_kv: 8, num_heads: 2, d_ff: 16, num_layers: 1 },
-  self_correction: { layers: 3, strength: 0.3, requant: true },
-  text_dropout: 0.3,
-  reweight: true,
-  generation: { guidance: 2, tau: 1 },
-};
+import { optimizer, runSome, tokenizerConfig, transformerConfig, using } from '../support/tiny_training.js';
 
 describe('training', () => {
   let root: string;
@@ -67,24 +23,6 @@ describe('training', () => {
       config: { ...(kind === 'tokenizer' ? tokenizerConfig : transformerConfig), ...change },
       ...(kind === 'transformer' ? { tokenizer } : {}),
     });
-
-  async function using<T>(training: Training, fn: (t: Training) => Promise<T>): Promise<T> {
-    try {
-      return await fn(training);
-    } finally {
-      training.dispose();
-    }
-  }
-
-  /** Runs until `stop` steps are done or the run ends. */
-  async function runSome(training: Training, directory: string, stop = Number.POSITIVE_INFINITY): Promise<StepEvent[]> {
-    const events: StepEvent[] = [];
-    for await (const event of training.run({ directory })) {
-      events.push(event);
-      if (event.step >= stop) break;
-    }
-    return events;
-  }
 
   const losses = (events: readonly StepEvent[]): number[] => events.map((e) => e.loss);
 
