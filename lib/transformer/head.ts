@@ -3,10 +3,12 @@
  * Source: Infinity, infinity/models/basic.py (AdaLNBeforeHead), infinity/models/infinity.py, trainer.py (loss).
  */
 import { Linear } from '../nn/linear.js';
-import { Module, type Tap } from '../nn/module.js';
+import { Module, type Tap, type WeightFormat } from '../nn/module.js';
 import { AdaLayerNorm, type AdaNorm, AdaRmsNorm } from '../nn/norm.js';
-import { type BitLoss, bitCrossEntropy } from '../ops/bit_loss.js';
+import { type BitHeadSampleOptions, bitHeadSample, type DrawnBits } from '../ops/bit_head.js';
+import { type BitLoss, bitCrossEntropy, foldBitHead } from '../ops/bit_loss.js';
 import { silu } from '../ops/elementwise.js';
+import { unpackedWeight } from '../ops/packed.js';
 import { reshape, unbind } from '../ops/shape.js';
 import { scope, Tensor } from '../tensor.js';
 import { type ScaleSchedule, scaleTokens } from '../tokenizer/schedule.js';
@@ -40,6 +42,27 @@ class AdaLNBeforeHead extends Module {
   }
 }
 
+/** The classifier. On a card a frozen one keeps, beside its two rows a bit, their difference: all that drawing needs. */
+class Classifier extends Linear {
+  private folded: { readonly head: Tensor; readonly bias: Tensor | null } | undefined;
+
+  /** One row a bit, and its bias: the classifier's own when frozen, else new tensors. */
+  fold(): { readonly head: Tensor; readonly bias: Tensor | null } {
+    if (this.folded) return this.folded;
+    const { weight, bias } = this.operands;
+    return { head: foldBitHead(weight), bias: bias && foldBitHead(bias) };
+  }
+
+  protected override pack(format: WeightFormat): void {
+    if (this.device.kind === 'cuda') {
+      const { head, bias } = this.fold();
+      this.folded = { head: this.keep(unpackedWeight(head, format)), bias: bias && this.keep(bias) };
+      head.dispose();
+    }
+    super.pack(format);
+  }
+}
+
 /** How the tokens and bits are weighed. */
 export interface BitLossOptions {
   readonly schedule: ScaleSchedule;
@@ -65,7 +88,7 @@ export function tokenWeights(schedule: ScaleSchedule, reweight: boolean): Float6
 export class BitHead extends Module {
   private readonly norm: AdaLNBeforeHead;
   private readonly hidden: Linear | null;
-  private readonly out: Linear;
+  private readonly out: Classifier;
 
   constructor(config: InfinityConfig) {
     super();
@@ -73,7 +96,7 @@ export class BitHead extends Module {
     this.norm = this.child('head_nm', new AdaLNBeforeHead(config));
     this.hidden = head_depth === 2 ? this.child('head.0', new Linear(C, C, { init: projectionInit(C) })) : null;
     const init = projectionInit(C, 0.02);
-    this.out = this.child(head_depth === 2 ? 'head.2' : 'head', new Linear(C, 2 * tokenBits(config), { init }));
+    this.out = this.child(head_depth === 2 ? 'head.2' : 'head', new Classifier(C, 2 * tokenBits(config), { init }));
   }
 
   condition(cond_BC: Tensor): HeadModulation {
@@ -90,6 +113,22 @@ export class BitHead extends Module {
   /** Logits [B, L, 2D] of what `normalize` returned. */
   classify(h_BLC: Tensor): Tensor {
     return this.out.forward(h_BLC);
+  }
+
+  /**
+   * Whether `sample` is the way to draw: on a card, where it leaves out the logits. On the processor bits come from `classify`,
+   * as in the reference: a draw within rounding of its probability may fall on the other side without them.
+   */
+  get samples(): boolean {
+    return this.device.kind === 'cuda';
+  }
+
+  /** Draws the bits of what `normalize` returned, in one pass. */
+  sample(h_RLC: Tensor, options: BitHeadSampleOptions): DrawnBits {
+    return scope(() => {
+      const { head, bias } = this.out.fold();
+      return bitHeadSample(h_RLC, head, bias, options);
+    });
   }
 
   /**

@@ -166,22 +166,25 @@ class Sampler {
       const hidden = both ? x_RLC : conditional(x_RLC, B);
       tap?.(`hidden.s${k}`, hidden);
       const head = hidden.shape[0] === B ? this.own.head : this.all.head;
-      const logits = model.head.classify(model.head.normalize(hidden, head));
-      if (tap) tap(`logits.s${k}`, scale(both ? guidance.mix(logits, k, B) : logits, 1 / this.tau[k]!));
-      const sampled = bitSample(conditional(logits, B), both ? unconditional(logits, B) : null, {
-        guidance: guidance.strengths[k]!,
-        tau: this.tau[k]!,
-        topK: options.topK,
-        topP: options.topP,
-        draws: this.draws(k),
-      });
-      tap?.(`prob_of_0.s${k}`, sampled.prob0);
-      tap?.(`sampled_class.s${k}`, sampled.bits);
-      const bits = this.force(sampled.bits, k);
+      const bits = this.force(this.draw(model.head.normalize(hidden, head), k, both), k);
       const drawn_BHWd = this.addCodes(bits, k, before?.sum_BHWd);
       const sum_BHWd = options.kept ? keepSum(drawn_BHWd, options.kept, k) : drawn_BHWd;
       return { bits, sum_BHWd, next_RLC: k + 1 < schedule.length ? this.nextInput(sum_BHWd, k + 1) : undefined };
     });
+  }
+
+  /** Bits of scale k from the classifier's input; `both` when its second half is unconditional. */
+  private draw(h_RLC: Tensor, k: number, both: boolean): Tensor {
+    const { model, options, B, guidance } = this;
+    const { topK, topP, tap } = options;
+    const choice = { guidance: guidance.strengths[k]!, tau: this.tau[k]!, topK, topP, draws: this.draws(k) };
+    if (model.head.samples && !tap) return model.head.sample(h_RLC, { images: B, ...choice }).bits;
+    const logits = model.head.classify(h_RLC);
+    if (tap) tap(`logits.s${k}`, scale(both ? guidance.mix(logits, k, B) : logits, 1 / this.tau[k]!));
+    const sampled = bitSample(conditional(logits, B), both ? unconditional(logits, B) : null, choice);
+    tap?.(`prob_of_0.s${k}`, sampled.prob0);
+    tap?.(`sampled_class.s${k}`, sampled.bits);
+    return sampled.bits;
   }
 
   /** Sum of the codes up to scale k, at the finest grid. */
