@@ -118,6 +118,24 @@ describe("training on pictures of one's own", () => {
     assert.equal(next!.step, 3);
   });
 
+  it('the examples in the documentation are whole', async () => {
+    const text = await readFile(new URL('../../docs/training.md', import.meta.url), 'utf8');
+    const [first, second] = [...text.matchAll(/```json\n(.*?)```/gs)].map(([, json]) => JSON.parse(json!));
+    const placed = (config: { dataset: object }) => ({ ...config, dataset: { ...config.dataset, path: pictures } });
+    const exported = join(root, 'documented');
+    await using(await openTraining('tokenizer', { config: placed(first) }), (t) => t.export(exported));
+    const model = join(root, 'documented-model');
+    await using(await openTraining('transformer', { config: placed(second), tokenizer: exported }), (t) =>
+      t.export(model),
+    );
+    const pipeline = await InfinityPipeline.fromPretrained(model);
+    try {
+      assert.deepEqual(pipeline.sizes, [[64, 64]]);
+    } finally {
+      await pipeline.dispose();
+    }
+  });
+
   it('the command tells of bad rows on stderr and in its lines, and goes on', async () => {
     const damaged = join(root, 'damaged');
     await cp(pictures, damaged, { recursive: true });
