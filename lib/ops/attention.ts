@@ -42,7 +42,8 @@ export function qkvPrep(qkv_BL3C: Tensor, options: QkvPrepOptions): [q: Tensor, 
   const x = qkv_BL3C;
   const [batch, length, width] = x.shape;
   checkShapes('qkv_prep', x.rank === 3 && width! % (3 * heads) === 0, `qkv [B, L, 3·${heads}·c]`, x);
-  checkShapes('qkv_prep', !gain || (gain.size === heads && gain.dtype === x.dtype), `a gain of ${heads} heads`, gain);
+  const gained = !gain || (gain.size === heads && (gain.dtype === x.dtype || gain.dtype === 'f32'));
+  checkShapes('qkv_prep', gained, `a gain of ${heads} heads`, gain);
   const pairs = width! / (6 * heads);
   if (!Number.isInteger(ropeStart) || ropeStart < 0)
     invalidArgument('ropeStart', 'a row number', ropeStart, 'Give the number of tokens before the first.');
@@ -103,7 +104,8 @@ export function attention(q_BLC: Tensor, k_BLC: Tensor, v_BLC: Tensor, options: 
 
   const params = [heads, scale];
   return scope(() => {
-    const [o, lse] = run(Op.attention, [q, k, v, range, bias], [like(q), shaped(q, [batch!, heads, queries!])], params);
+    const lseOutput = { dtype: q.dtype === 'bf16' ? 'f32' : q.dtype, shape: [batch!, heads, queries!] } as const;
+    const [o, lse] = run(Op.attention, [q, k, v, range, bias], [like(q), lseOutput], params);
     differentiable('attention', [q, k, v, bias], [o!], [q, k, v, o!, lse, range, bias], ([go]) =>
       bias
         ? run(

@@ -79,6 +79,21 @@ void CudaBackend::fillNow(void* to, unsigned char byte, size_t bytes) {
   library_->wait(card_);
 }
 
+namespace {
+
+struct FaultMeaning {
+  cuda::Fault fault;
+  const char *code, *message;
+};
+constexpr FaultMeaning kFaults[] = {
+    {cuda::kNotANumber, "NUMERICAL", "The logits of a bit are not numbers."},
+    {cuda::kIdOutOfRange, "INVALID_ARGUMENT",
+     "Expected ids below the number of rows of the table but received one outside."},
+    {cuda::kKeyRange, "INVALID_ARGUMENT", "a key range leaves the rows of k"},
+};
+
+}  // namespace
+
 void CudaBackend::finish(uint32_t request, void* host, const void* from, size_t bytes, Done done) {
   const auto told = [](void* context, uint32_t fault, const char* error) {
     const std::unique_ptr<Done> then(static_cast<Done*>(context));
@@ -86,15 +101,11 @@ void CudaBackend::finish(uint32_t request, void* host, const void* from, size_t 
       const Failure lost{"DEVICE_UNAVAILABLE", std::string("The card failed: ") + error + "."};
       return (*then)(&lost);
     }
-    if (fault & cuda::kNotANumber) {
-      const Failure failure{"NUMERICAL", "The logits of a bit are not numbers."};
-      return (*then)(&failure);
-    }
-    if (fault & cuda::kIdOutOfRange) {
-      const Failure failure{"INVALID_ARGUMENT",
-                            "Expected ids below the number of rows of the table but received one outside."};
-      return (*then)(&failure);
-    }
+    for (const FaultMeaning& meaning : kFaults)
+      if (fault & meaning.fault) {
+        const Failure failure{meaning.code, meaning.message};
+        return (*then)(&failure);
+      }
     (*then)(nullptr);
   };
   library_->finish(card_, request, host, from, bytes, told, new Done(std::move(done)));

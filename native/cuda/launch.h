@@ -47,7 +47,7 @@ void launch(const KernelArgs& a, const char* name, void (*kernel)(P...), const L
 
 #endif
 
-constexpr int64_t ceilDiv(int64_t n, int64_t by) { return (n + by - 1) / by; }
+__host__ __device__ constexpr int64_t ceilDiv(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
 // A one-dimensional grid over n elements, `perThread` each. Kernels stride over what a grid of this size does not
 // reach.

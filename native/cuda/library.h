@@ -26,6 +26,7 @@ struct DeviceInfo {
 enum Fault : uint32_t {
   kNotANumber = 1,    // the logits of a bit are not numbers
   kIdOutOfRange = 2,  // an id that names no row of its table
+  kKeyRange = 4,      // a key range leaves the rows of k
 };
 
 // The first failure of a call. `code` is a literal and null while there is none.

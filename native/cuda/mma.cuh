@@ -99,7 +99,13 @@ __device__ __forceinline__ void waitCopies() {
 
 // Two floats as the words of a fragment.
 __device__ __forceinline__ uint32_t packBf16(float low, float high) {
+#if defined(INFINITY_SIMT)
   return fromFloat<bf16>(low).bits | static_cast<uint32_t>(fromFloat<bf16>(high).bits) << 16;
+#else
+  uint32_t word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+#endif
 }
 
 }  // namespace infinity::cuda

@@ -20,6 +20,12 @@ struct Max {
     return a > b ? a : b;
   }
 };
+struct Min {
+  template <class T>
+  __device__ __forceinline__ T operator()(T a, T b) const {
+    return a < b ? a : b;
+  }
+};
 
 // Over groups of `Lanes` neighbouring lanes, a power of two. All 32 lanes of the warp take part.
 template <int Lanes = kWarp, class T, class Op = Sum>

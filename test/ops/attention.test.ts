@@ -4,8 +4,23 @@ import { InfinityError } from '../../lib/errors.js';
 import { attention } from '../../lib/ops/attention.js';
 import { Tape } from '../../lib/tape.js';
 import { type Shape, scope, Tensor } from '../../lib/tensor.js';
-import { type AttentionCase, attentionByLoops, blockCausal, rangeTensor } from '../support/attention.js';
-import { assertClean, assertGradients, isaDevices, random, randomArray, relativeError } from '../support/numeric.js';
+import {
+  type AttentionCase,
+  attentionByLoops,
+  attentionGradientsByLoops,
+  blockCausal,
+  rangeTensor,
+} from '../support/attention.js';
+import { roundToBf16, toBf16 } from '../support/bf16.js';
+import {
+  assertClean,
+  assertGradients,
+  isaDevices,
+  random,
+  randomArray,
+  referenceOf,
+  relativeError,
+} from '../support/numeric.js';
 
 type Numbers = Float32Array | Float64Array;
 const scales = [1, 4, 9, 16, 25, 36, 39];
@@ -43,20 +58,23 @@ const shapesOf = (c: AttentionCase): Shape[] => {
   ];
 };
 
+const tensorOf = (values: Float64Array, shape: Shape, dtype: 'f32' | 'f64' | 'bf16', device: Device): Tensor =>
+  Tensor.from(dtype === 'bf16' ? toBf16(values) : values, shape, dtype, device);
+
 /** Output and gradients of one case in the given precision. */
 async function evaluate(
   device: Device,
   c: AttentionCase,
-  dtype: 'f32' | 'f64',
-  values: Float64Array[],
+  dtype: 'f32' | 'f64' | 'bf16',
+  values: readonly Float64Array[],
 ): Promise<Numbers[]> {
   const range = rangeTensor(device, c);
   const shapes = shapesOf(c);
   if (c.bias) shapes.push([c.heads, c.queries, c.keys]);
-  const inputs = shapes.map((shape, i) => Tensor.from(values[i]!, shape, dtype, device));
+  const inputs = shapes.map((shape, i) => tensorOf(values[i]!, shape, dtype, device));
   const tape = new Tape().watch(...inputs);
   const o = tape.run(() => attention(inputs[0]!, inputs[1]!, inputs[2]!, { ...c, range, bias: inputs[3] ?? null }));
-  const cotangent = random(device, 9, o.shape, dtype);
+  const cotangent = tensorOf(randomArray(9, o.size), o.shape, dtype, device);
   const grads = tape.backward([{ of: o, cotangent }]);
   const all = [o, ...inputs.map((t) => grads.get(t)!)];
   const out = await Promise.all(all.map((t) => t.readFloats()));
@@ -84,7 +102,7 @@ for (const [isa, device] of isaDevices()) {
         const biased = { ...c, bias: randomArray(7, c.heads * c.queries * c.keys) };
         for (const variant of [c, biased]) {
           const values = valuesOf(variant);
-          const want = await evaluate(device, variant, 'f64', values);
+          const want = await evaluate(referenceOf(device), variant, 'f64', values);
           assert.ok(relativeError(want[0]!, attentionByLoops(values[0]!, values[1]!, values[2]!, variant)) < 1e-12);
           const got = await evaluate(device, variant, 'f32', values);
           for (const [i, result] of got.entries()) {
@@ -103,15 +121,39 @@ for (const [isa, device] of isaDevices()) {
         { ...base, entries: 1, queries: 2, keys: 5, width: 2, range: (b) => [b * 2, 3 + b * 2] },
       ];
       for (const c of small) {
-        const range = rangeTensor(device, c);
-        const plain = (q: Tensor, k: Tensor, v: Tensor): Tensor => attention(q, k, v, { ...c, range, bias: null });
+        const ranges = new Map([device, referenceOf(device)].map((on) => [on, rangeTensor(on, c)]));
+        const plain = (q: Tensor, k: Tensor, v: Tensor, bias: Tensor | null = null): Tensor =>
+          attention(q, k, v, { ...c, range: ranges.get(q.device)!, bias });
         await assertGradients(device, plain, shapesOf(c));
-        const biased = (q: Tensor, k: Tensor, v: Tensor, bias: Tensor): Tensor =>
-          attention(q, k, v, { ...c, range, bias });
-        await assertGradients(device, biased, [...shapesOf(c), [c.heads, c.queries, c.keys]]);
-        range?.dispose();
+        await assertGradients(device, plain, [...shapesOf(c), [c.heads, c.queries, c.keys]]);
+        for (const range of ranges.values()) range?.dispose();
       }
     });
+
+    const narrow: Record<string, AttentionCase> = {
+      ...cases,
+      ...Object.fromEntries(
+        [64, 96, 104, 112, 120, 128, 224, 256].map((width) => [
+          `width ${width}`,
+          { ...base, batch: 1, entries: 1, queries: 18, keys: 67, width },
+        ]),
+      ),
+    };
+    // Processors attend in f32 and f64.
+    for (const [name, c] of Object.entries(device.kind === 'cuda' ? narrow : {}))
+      it(`${name}: bf16 stays within twice the error of the plain computation in bf16`, async () => {
+        for (const variant of [c, { ...c, bias: randomArray(7, c.heads * c.queries * c.keys).map(roundToBf16) }]) {
+          const values = valuesOf(variant).map((x) => x.map(roundToBf16));
+          const go = randomArray(9, c.batch * c.queries * c.heads * c.width).map(roundToBf16);
+          const want = attentionGradientsByLoops(values, go, variant);
+          const plain = attentionGradientsByLoops(values, go, variant, roundToBf16);
+          const got = await evaluate(device, variant, 'bf16', values);
+          for (const [i, result] of got.entries()) {
+            const [error, allowed] = [relativeError(result, want[i]!), 2 * relativeError(plain[i]!, want[i]!)];
+            assert.ok(error <= allowed, `result ${i}: relative error ${error} above ${allowed}`);
+          }
+        }
+      });
 
     it('large scores neither overflow nor lose the softmax', async () => {
       const c = { ...base, queries: 9, keys: 40, scale: 100 };
@@ -121,68 +163,72 @@ for (const [isa, device] of isaDevices()) {
       assert.ok(relativeError(got!, want) < 1e-3);
     });
 
-    it('a query alone, in a batch of eight, in another tile and with one thread has the same bits', async () => {
-      const single = Device.create('cpu', { isa, threads: 1 });
-      const c: AttentionCase = {
-        ...base,
-        batch: 8,
-        entries: 8,
-        queries: 130,
-        keys: 130,
-        width: 24,
-        range: blockCausal(scales),
-      };
-      const values = valuesOf(c);
-      const whole = await evaluate(device, c, 'f32', values);
-      assert.deepEqual(await evaluate(single, c, 'f32', values), whole, 'threads');
-      const row = c.heads * c.width;
-      const sample = (v: Numbers, b: number): Float64Array =>
-        Float64Array.from(v.slice(b * 130 * row, (b + 1) * 130 * row));
-      const one = { ...c, batch: 1, entries: 1 };
-      const b = 5;
-      const [o] = await evaluate(
-        device,
-        one,
-        'f32',
-        values.map((v) => sample(v, b)),
-      );
-      assert.deepEqual(Float64Array.from(o!), sample(whole[0]!, b), 'batch');
-      for (const at of [0, 4, 63, 129]) {
-        const lonely: AttentionCase = { ...one, queries: 1, range: () => c.range!(0, at) };
-        const [q, k, v] = values.map((x) => sample(x, b));
-        const [alone] = await evaluate(device, lonely, 'f32', [q!.slice(at * row, (at + 1) * row), k!, v!]);
-        assert.deepEqual(
-          Float64Array.from(alone!),
-          sample(whole[0]!, b).slice(at * row, (at + 1) * row),
-          `query ${at}`,
+    for (const dtype of device.kind === 'cuda' ? (['f32', 'bf16'] as const) : (['f32'] as const)) {
+      it(`${dtype}: a query alone, in a batch of eight, in another tile and with one thread has the same bits`, async () => {
+        const c: AttentionCase = {
+          ...base,
+          batch: 8,
+          entries: 8,
+          queries: 130,
+          keys: 130,
+          width: 24,
+          range: blockCausal(scales),
+        };
+        const values = valuesOf(c);
+        const whole = await evaluate(device, c, dtype, values);
+        if (device.kind === 'cpu') {
+          const single = Device.create('cpu', { isa, threads: 1 });
+          assert.deepEqual(await evaluate(single, c, dtype, values), whole, 'threads');
+          single.close();
+        }
+        const row = c.heads * c.width;
+        const sample = (v: Numbers, b: number): Float64Array =>
+          Float64Array.from(v.slice(b * 130 * row, (b + 1) * 130 * row));
+        const one = { ...c, batch: 1, entries: 1 };
+        const b = 5;
+        const [o] = await evaluate(
+          device,
+          one,
+          dtype,
+          values.map((v) => sample(v, b)),
         );
-      }
-      single.close();
-    });
+        assert.deepEqual(Float64Array.from(o!), sample(whole[0]!, b), 'batch');
+        for (const at of [0, 4, 63, 129]) {
+          const lonely: AttentionCase = { ...one, queries: 1, range: () => c.range!(0, at) };
+          const [q, k, v] = values.map((x) => sample(x, b));
+          const [alone] = await evaluate(device, lonely, dtype, [q!.slice(at * row, (at + 1) * row), k!, v!]);
+          assert.deepEqual(
+            Float64Array.from(alone!),
+            sample(whole[0]!, b).slice(at * row, (at + 1) * row),
+            `query ${at}`,
+          );
+        }
+      });
 
-    it('packed keys give the bits of separate calls, wherever they lie; a longer cache changes nothing', async () => {
-      const lengths = [5, 140, 33];
-      const starts = [0, 5, 145];
-      const c: AttentionCase = {
-        ...base,
-        batch: 3,
-        entries: 1,
-        queries: 40,
-        keys: 178,
-        width: 16,
-        range: (b) => [starts[b]!, starts[b]! + lengths[b]!],
-      };
-      const values = valuesOf(c);
-      const [together] = await evaluate(device, c, 'f32', values);
-      const row = c.heads * c.width;
-      for (const [b, n] of lengths.entries()) {
-        const rows = (v: Float64Array): Float64Array => v.slice(starts[b]! * row, (starts[b]! + n) * row);
-        const own: AttentionCase = { ...c, batch: 1, keys: n, range: undefined };
-        const q = values[0]!.slice(b * 40 * row, (b + 1) * 40 * row);
-        const [alone] = await evaluate(device, own, 'f32', [q, rows(values[1]!), rows(values[2]!)]);
-        assert.deepEqual(alone, together!.slice(b * 40 * row, (b + 1) * 40 * row), `sample ${b}`);
-      }
-    });
+      it(`${dtype}: packed keys give the bits of separate calls, wherever they lie; a longer cache changes nothing`, async () => {
+        const lengths = [5, 140, 33];
+        const starts = [0, 5, 145];
+        const c: AttentionCase = {
+          ...base,
+          batch: 3,
+          entries: 1,
+          queries: 40,
+          keys: 178,
+          width: 16,
+          range: (b) => [starts[b]!, starts[b]! + lengths[b]!],
+        };
+        const values = valuesOf(c);
+        const [together] = await evaluate(device, c, dtype, values);
+        const row = c.heads * c.width;
+        for (const [b, n] of lengths.entries()) {
+          const rows = (v: Float64Array): Float64Array => v.slice(starts[b]! * row, (starts[b]! + n) * row);
+          const own: AttentionCase = { ...c, batch: 1, keys: n, range: undefined };
+          const q = values[0]!.slice(b * 40 * row, (b + 1) * 40 * row);
+          const [alone] = await evaluate(device, own, dtype, [q, rows(values[1]!), rows(values[2]!)]);
+          assert.deepEqual(alone, together!.slice(b * 40 * row, (b + 1) * 40 * row), `sample ${b}`);
+        }
+      });
+    }
 
     it('a query that sees no key gets zeros and gives no gradient', async () => {
       const c: AttentionCase = { ...base, range: () => [3, 3] };
@@ -202,7 +248,7 @@ for (const [isa, device] of isaDevices()) {
         refused(() => attention(q, k, k, { heads: 2, scale: 1, range }));
         refused(() => attention(q, k, k, { heads: 2, scale: 1, bias: random(device, 3, [2, 3, 4]) }));
       });
-      const own = Device.create('cpu', { isa, threads: 1 });
+      const own = device.kind === 'cuda' ? Device.create('cuda') : Device.create('cpu', { isa, threads: 1 });
       const [q, range] = [random(own, 1, [1, 2, 4]), Tensor.from(new Int32Array([0, 3]), [1, 1, 2], 'i32', own)];
       const o = attention(q, q, q, { heads: 1, scale: 1, range });
       await assert.rejects(o.read(), (e: unknown) => e instanceof InfinityError && e.code === 'INVALID_ARGUMENT');

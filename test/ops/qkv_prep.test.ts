@@ -6,9 +6,10 @@ import { parseSafetensors } from '../../lib/io/safetensors.js';
 import { toFloat64 } from '../../lib/io/tensor_data.js';
 import { kvAppend, type QkvPrepOptions, qkvPrep } from '../../lib/ops/attention.js';
 import { Tape } from '../../lib/tape.js';
-import { scope, Tensor } from '../../lib/tensor.js';
+import { type Shape, scope, sizeOf, Tensor } from '../../lib/tensor.js';
 import { finestGrid, type PixelBudget, templateSchedule } from '../../lib/tokenizer/schedule.js';
 import { type RopeMode, rope2dTable } from '../../lib/transformer/rope.js';
+import { randomBf16, toBf16 } from '../support/bf16.js';
 import { readGoldenJson, requireGolden } from '../support/goldens.js';
 import {
   assertClean,
@@ -17,6 +18,7 @@ import {
   isaDevices,
   random,
   randomArray,
+  referenceOf,
   relativeError,
 } from '../support/numeric.js';
 
@@ -97,7 +99,7 @@ for (const [isa, device] of isaDevices()) {
             cosine: v.cosine,
           });
           const parts = scope(() =>
-            prep(...(shapes.map((s, i) => random(device, 1 + i, s, 'f64')) as [Tensor, Tensor, Tensor])),
+            prep(...(shapes.map((s, i) => random(referenceOf(device), 1 + i, s, 'f64')) as [Tensor, Tensor, Tensor])),
           );
           for (const [i, part] of parts.entries()) {
             assert.ok(relativeError(await part.readFloats(), want[i]!) < 1e-12);
@@ -108,39 +110,40 @@ for (const [isa, device] of isaDevices()) {
 
     it('the gain stops at 100, and so does its gradient', async () => {
       const live = device.stats().liveTensors;
+      const dtype = device.kind === 'cpu' ? 'f64' : 'f32';
+      const allowed = dtype === 'f64' ? 1e-9 : 1e-4;
       const [x, gain] = [
-        random(device, 1, [1, 3, 24], 'f64'),
-        Tensor.from(new Float64Array([5, 4]), [2], 'f64', device),
+        random(device, 1, [1, 3, 24], dtype),
+        Tensor.from(new Float64Array([5, 4]), [2], dtype, device),
       ];
       const tape = new Tape().watch(gain);
       const [q, k, v] = tape.run(() => qkvPrep(x, { heads: 2, gain, rope: null, ropeStart: 0, cosine: true }));
       const rows = await q.readFloats();
-      assert.ok(Math.abs(Math.hypot(...rows.slice(0, 4)) - 100) < 1e-9);
-      assert.ok(Math.abs(Math.hypot(...rows.slice(4, 8)) - Math.exp(4)) < 1e-9);
+      assert.ok(Math.abs(Math.hypot(...rows.slice(0, 4)) - 100) < allowed);
+      assert.ok(Math.abs(Math.hypot(...rows.slice(4, 8)) - Math.exp(4)) < allowed);
       const grads = tape.backward([{ of: q, cotangent: q }]);
       const [first, second] = await grads.get(gain)!.readFloats();
       assert.equal(first, 0);
       // q · dq/dgain is the squared length of q, once a row.
-      assert.ok(Math.abs(second! / (3 * Math.exp(8)) - 1) < 1e-12);
+      assert.ok(Math.abs(second! / (3 * Math.exp(8)) - 1) < (dtype === 'f64' ? 1e-12 : 1e-6));
       grads.dispose();
       for (const t of [x, gain, q, k, v]) t.dispose();
       await assertClean(device, live);
     });
 
     it('gradients equal finite differences', async () => {
-      const rope = random(device, 5, [4, 3, 2]);
+      const ropes = new Map([device, referenceOf(device)].map((on) => [on, random(on, 5, [4, 3, 2])]));
       for (const v of variants) {
-        const prep = (x: Tensor, gain: Tensor): Tensor[] => qkvPrep(x, optionsFor(x, gain, rope, v));
+        const prep = (x: Tensor, gain: Tensor): Tensor[] => qkvPrep(x, optionsFor(x, gain, ropes.get(x.device)!, v));
         await assertGradients(device, prep, [[2, 3, 36], [2]]);
         // A loss that reads one of the three leaves the others without a cotangent.
         for (const part of [0, 1, 2])
           await assertGradients(device, (x, gain) => prep(x, gain)[part]!, [[1, 2, 36], [2]]);
       }
-      rope.dispose();
+      for (const rope of ropes.values()) rope.dispose();
     });
 
-    it('f32 gradients equal f64 over several tiles, and keep their bits with one thread', async () => {
-      const single = Device.create('cpu', { isa, threads: 1 });
+    it('f32 gradients equal f64 over several tiles, and keep their bits, with one thread too', async () => {
       const gradients = (x: Tensor, gain: Tensor, rope: Tensor): Tensor[] => {
         const tape = new Tape().watch(x, gain);
         const outputs = tape.run(() => qkvPrep(x, optionsFor(x, gain, rope, variants[0]!)));
@@ -161,8 +164,54 @@ for (const [isa, device] of isaDevices()) {
         for (const t of grads) t.dispose();
         return values;
       };
-      assert.deepEqual(await bits(single), await bits(device));
-      single.close();
+      const again = device.kind === 'cpu' ? Device.create('cpu', { isa, threads: 1 }) : device;
+      assert.deepEqual(await bits(again), await bits(device));
+      if (again !== device) again.close();
+    });
+
+    it('bf16 rounds the exact results once, under gain and rotation in bf16 or f32', async function () {
+      if (device.kind !== 'cuda') this.skip(); // processors prepare in f32 and f64
+      const live = device.stats().liveTensors;
+      for (const [batch, length, heads, width] of [
+        [2, 3, 3, 10],
+        [1, 5, 2, 104],
+        [1, 3, 2, 256],
+      ] as const)
+        for (const [n, v] of variants.entries()) {
+          const shapes: Shape[] = [[batch, length, 3 * heads * width], [heads], [length + 2, width / 2, 2]];
+          const part: Shape = [batch, length, heads * width];
+          const numbers = [...shapes, part, part, part].map((shape, i) => randomBf16(1 + i, sizeOf(shape)));
+          const results = async (
+            on: Device,
+            dtypes: readonly ('f64' | 'f32' | 'bf16')[],
+          ): Promise<ArrayLike<number>[]> => {
+            const tensorOf = (i: number, shape: Shape): Tensor => {
+              const dtype = dtypes[i < 3 ? i : 0]!;
+              return Tensor.from(dtype === 'bf16' ? toBf16(numbers[i]!) : numbers[i]!, shape, dtype, on);
+            };
+            const outputs = scope(() => {
+              const [x, gain, rope] = shapes.map((shape, i) => tensorOf(i, shape)) as [Tensor, Tensor, Tensor];
+              const tape = new Tape().watch(x, gain);
+              const parts = tape.run(() => qkvPrep(x, optionsFor(x, gain, rope, v)));
+              const grads = tape.backward(parts.map((of, i) => ({ of, cotangent: tensorOf(3 + i, part) })));
+              return [...parts, grads.get(x)!, ...(v.gained ? [grads.get(gain)!] : [])];
+            });
+            const read = await Promise.all(outputs.map((t) => t.readFloats()));
+            for (const t of outputs) t.dispose();
+            return read;
+          };
+          const want = await results(referenceOf(device), ['f64', 'f64', 'f64']);
+          const got = await results(device, n % 2 ? ['bf16', 'f32', 'f32'] : ['bf16', 'bf16', 'bf16']);
+          for (const [i, exact] of want.entries()) {
+            const largest = Array.from(exact).reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+            for (const [at, x] of Array.from(exact).entries())
+              assert.ok(
+                Math.abs(got[i]![at]! - x) <= 2 ** -8 * Math.abs(x) + 4e-6 * largest,
+                `result ${i}, element ${at}: ${got[i]![at]} for ${x}`,
+              );
+          }
+        }
+      await assertClean(device, live);
     });
 
     it('rotates as the reference does', async function () {

@@ -46,6 +46,62 @@ export function attentionByLoops(
   return out;
 }
 
+/**
+ * o, and the gradients of sum(o · go) by q, k, v and, where the case has one, the bias. `round` is applied where a kernel of
+ * low precision rounds, too: to operands of products that it computed itself, and to results.
+ */
+export function attentionGradientsByLoops(
+  inputs: readonly ArrayLike<number>[],
+  go: ArrayLike<number>,
+  c: AttentionCase,
+  round: (x: number) => number = (x) => x,
+): Float64Array[] {
+  const [q, k, v] = inputs as [ArrayLike<number>, ArrayLike<number>, ArrayLike<number>];
+  const channels = c.heads * c.width;
+  const [o, gq, gk, gv] = [q, q, k, v].map((x) => new Float64Array(x.length)) as [
+    Float64Array,
+    Float64Array,
+    Float64Array,
+    Float64Array,
+  ];
+  const gbias = new Float64Array(c.heads * c.queries * c.keys);
+  for (let b = 0; b < c.batch; b++)
+    for (let h = 0; h < c.heads; h++)
+      for (let i = 0; i < c.queries; i++) {
+        const [start, end] = c.range?.(b, i) ?? [0, c.keys];
+        const at = (b * c.queries + i) * channels + h * c.width;
+        const rowOf = (j: number): number => ((c.entries === 1 ? 0 : b) * c.keys + j) * channels + h * c.width;
+        const biasAt = (h * c.queries + i) * c.keys;
+        const dot = (x: ArrayLike<number>, y: ArrayLike<number>, from: number): number => {
+          let sum = 0;
+          for (let d = 0; d < c.width; d++) sum += x[at + d]! * y[from + d]!;
+          return sum;
+        };
+        const scores: number[] = [];
+        for (let j = start; j < end; j++) scores.push(dot(q, k, rowOf(j)) * c.scale + (c.bias?.[biasAt + j] ?? 0));
+        const largest = Math.max(...scores);
+        const weights = scores.map((s) => Math.exp(s - largest));
+        const total = weights.reduce((sum, w) => sum + w, 0);
+        for (let d = 0; d < c.width; d++) {
+          for (const [n, w] of weights.entries()) o[at + d] = o[at + d]! + round(w) * v[rowOf(start + n) + d]!;
+          o[at + d] = round(o[at + d]! / (total || 1));
+        }
+        const inner = dot(go, o, at);
+        for (const [n, w] of weights.entries()) {
+          const row = rowOf(start + n);
+          const p = w / total;
+          const slope = p * (dot(go, v, row) - inner);
+          gbias[biasAt + start + n] = gbias[biasAt + start + n]! + slope;
+          for (let d = 0; d < c.width; d++) {
+            gq[at + d] = gq[at + d]! + round(slope) * k[row + d]! * c.scale;
+            gk[row + d] = gk[row + d]! + round(slope) * q[at + d]! * c.scale;
+            gv[row + d] = gv[row + d]! + round(p) * go[at + d]!;
+          }
+        }
+      }
+  return [o, ...[gq, gk, gv, ...(c.bias ? [gbias] : [])].map((g) => g.map(round))];
+}
+
 /** The i32 tensor [B, Lq, 2] of a case's ranges. */
 export function rangeTensor(device: Device, c: AttentionCase): Tensor | null {
   const { range } = c;

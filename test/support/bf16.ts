@@ -16,6 +16,16 @@ export function fromBf16(bits: Uint16Array): Float64Array {
   return Float64Array.from(new Float32Array(Uint32Array.from(bits, (u) => u << 16).buffer));
 }
 
+const float = new Float32Array(1);
+const word = new Uint32Array(float.buffer);
+
+/** The nearest number that bf16 holds; of two as near, the even one. */
+export function roundToBf16(x: number): number {
+  float[0] = x;
+  word[0] = ((word[0]! + 0x7fff + ((word[0]! >>> 16) & 1)) >>> 16) << 16;
+  return float[0]!;
+}
+
 /** Numbers in [-scale, scale) that bf16 holds exactly. */
 export function randomBf16(seed: number, n: number, scale = 1): Float64Array {
   return fromBf16(toBf16(randomArray(seed, n, scale)));

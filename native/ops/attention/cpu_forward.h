@@ -9,6 +9,37 @@
 namespace infinity::INFINITY_ISA {
 namespace {
 
+// Queries of a tile: the lanes of a few vectors, because the softmax statistics then need no sum across lanes.
+constexpr int64_t kQueries = 32;
+// Keys whose scores are held at a time where a pass over all keys is not needed.
+constexpr int64_t kKeys = 128;
+
+inline bool validRanges(const TensorView& range, int64_t keys) {
+  if (!range) return true;
+  const int32_t* r = range.as<int32_t>();
+  for (int64_t i = 0; i < range.size(); i += 2)
+    if (r[i] < 0 || r[i + 1] > keys) return false;
+  return true;
+}
+
+// What the queries [first, first + count) see together: some of them [begin, end), all of them [allBegin, allEnd).
+struct TileRange {
+  int64_t begin, end, allBegin, allEnd;
+  TileRange(const KeyRanges& ranges, int64_t b, int64_t first, int64_t count) {
+    begin = ranges.keys, end = 0, allBegin = 0, allEnd = ranges.keys;
+    for (int64_t q = first; q < first + count; ++q) {
+      const int64_t s = ranges.start(b, q), e = ranges.end(b, q);
+      allBegin = s > allBegin ? s : allBegin;
+      allEnd = e < allEnd ? e : allEnd;
+      if (s >= e) continue;
+      begin = s < begin ? s : begin;
+      end = e > end ? e : end;
+    }
+    if (end < begin) begin = end = 0;
+  }
+  int64_t keys() const { return end - begin; }
+};
+
 template <class T>
 constexpr int64_t paddedQueries(int64_t count) {
   return (count + lanesOf<T> - 1) / lanesOf<T> * lanesOf<T>;
@@ -92,9 +123,9 @@ void attentionKernel(const KernelArgs& a) {
   const AttentionShape s(a.in[0], a.in[1], params.heads);
   const T *q = a.in[0].as<T>(), *k = a.in[1].as<T>(), *v = a.in[2].as<T>(), *bias = a.in[4].as<T>();
   T *o = a.out[0].as<T>(), *lse = a.out[1].as<T>();
-  if (!KeyRanges::valid(a.in[3], s.keys)) return a.fail("INVALID_ARGUMENT", "a key range leaves the rows of k");
+  if (!validRanges(a.in[3], s.keys)) return a.fail("INVALID_ARGUMENT", "a key range leaves the rows of k");
   const KeyRanges ranges(a.in[3], s.keys);
-  const int64_t tiles = s.queryTiles();
+  const int64_t tiles = (s.queries + kQueries - 1) / kQueries;
   parallelForWithMemory(
       *a.pool, s.batch * s.heads * tiles, a.scratch, static_cast<size_t>(attentionScratch(s)) * sizeof(T),
       [&](int64_t index, void* memory) {

@@ -8,21 +8,10 @@
 namespace infinity::INFINITY_ISA {
 namespace {
 
-constexpr double kLargestLogGain = 4.605170185988092;  // ln 100
-constexpr double kSmallestNorm = 1e-12;
 // Rows of a tile; the gain's gradient is summed tile by tile.
 constexpr int64_t kPrepRows = 32;
 
-struct PrepShape {
-  int64_t length, rows, channels, heads, width;
-  PrepShape(const TensorView& qkv, uint32_t heads)
-      : length(qkv.dims[qkv.rank - 2]),
-        rows(qkv.rows()),
-        channels(qkv.cols() / 3),
-        heads(heads),
-        width(channels / heads) {}
-  int64_t tiles() const { return (rows + kPrepRows - 1) / kPrepRows; }
-};
+inline int64_t prepTiles(const PrepShape& s) { return (s.rows + kPrepRows - 1) / kPrepRows; }
 
 // Pairs of adjacent floats seen as 64-bit lanes, the even one in the lower half.
 typedef uint64_t VecPair __attribute__((vector_size(kLanes * sizeof(float))));
@@ -93,7 +82,7 @@ void qkvPrepKernel(const KernelArgs& a) {
   const PrepShape s(a.in[0], params.heads);
   T* gains = static_cast<T*>(a.scratch);
   gainsOf(a.in[1], s.heads, gains);
-  a.pool->parallelFor(s.tiles(), [&](int64_t tile) {
+  a.pool->parallelFor(prepTiles(s), [&](int64_t tile) {
     const int64_t last = s.rows < (tile + 1) * kPrepRows ? s.rows : (tile + 1) * kPrepRows;
     for (int64_t row = tile * kPrepRows; row < last; ++row) {
       const T* from = a.in[0].as<T>() + row * 3 * s.channels;
@@ -142,7 +131,7 @@ void qkvPrepBackwardKernel(const KernelArgs& a) {
   const PrepShape s(a.in[3], params.heads);
   T *gains = static_cast<T*>(a.scratch), *partial = gains + s.heads;
   gainsOf(a.in[4], s.heads, gains);
-  a.pool->parallelFor(s.tiles(), [&](int64_t tile) {
+  a.pool->parallelFor(prepTiles(s), [&](int64_t tile) {
     const int64_t last = s.rows < (tile + 1) * kPrepRows ? s.rows : (tile + 1) * kPrepRows;
     T* sums = partial + tile * s.heads;
     if (withGain)
@@ -173,14 +162,14 @@ void qkvPrepBackwardKernel(const KernelArgs& a) {
   T* ggain = a.out[1].as<T>();
   for (int64_t h = 0; h < s.heads; ++h) {
     T total = 0;
-    for (int64_t tile = 0; tile < s.tiles(); ++tile) total += partial[tile * s.heads + h];
+    for (int64_t tile = 0; tile < prepTiles(s); ++tile) total += partial[tile * s.heads + h];
     ggain[h] = a.in[4].as<T>()[h] <= static_cast<T>(kLargestLogGain) ? total : T(0);
   }
 }
 
 size_t qkvPrepBackwardPlan(const KernelArgs& a) {
   const PrepShape s(a.in[3], a.paramsAs<QkvPrepParams>().heads);
-  return static_cast<size_t>(s.heads * (s.tiles() + 1)) * dtypeBytes(a.in[3].dtype);
+  return static_cast<size_t>(s.heads * (prepTiles(s) + 1)) * dtypeBytes(a.in[3].dtype);
 }
 
 }  // namespace
