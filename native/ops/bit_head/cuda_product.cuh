@@ -1,8 +1,8 @@
 // gaps = x·Wᵀ + b of a few rows, left in shared memory for what follows.
 //
 // The head has few columns and long rows, so the warps of a block share out its length: every number of x and of the
-// head is read by one thread, straight into the registers of its fragment. Partial sums of the warps are added in order:
-// a sum depends on the length alone.
+// head is read by one thread, straight into the registers of its fragment. Partial sums of the warps are added in
+// order: a sum depends on the length alone.
 #pragma once
 #include "cuda/launch.h"
 #include "cuda/mma.cuh"
@@ -185,7 +185,8 @@ void withGaps(const KernelArgs& a, const HeadOperands& h, const F& f) {
   if (x.dtype == DType::bf16 && w.dtype == DType::bf16 && h.K % 8 == 0 && aligned(h.x) && aligned(h.w)) {
     if (h.D > 32) return f(MmaGaps<1, 8, Guided>{});
     // Tall blocks read the head half as often, where there are enough of them.
-    return h.rows >= 24 * static_cast<int64_t>(a.device->processors) ? f(MmaGaps<2, 4, Guided>{}) : f(MmaGaps<1, 4, Guided>{});
+    const bool tall = h.rows >= 24 * static_cast<int64_t>(a.device->processors);
+    return tall ? f(MmaGaps<2, 4, Guided>{}) : f(MmaGaps<1, 4, Guided>{});
   }
   withElement(x.dtype, [&](auto ofX) {
     withElement(w.dtype, [&](auto ofW) { f(FmaGaps<decltype(ofX), decltype(ofW), Guided>{}); });

@@ -73,7 +73,9 @@ struct Strip {
 
   __device__ __forceinline__ int rowsOf(int k) const { return __ldg(m.grids + 2 * k); }
   __device__ __forceinline__ int colsOf(int k) const { return __ldg(m.grids + 2 * k + 1); }
-  static __device__ __forceinline__ Pack<float, C> pixel(const float* plane, int i) { return loadPack<C>(plane + i * C); }
+  static __device__ __forceinline__ Pack<float, C> pixel(const float* plane, int i) {
+    return loadPack<C>(plane + i * C);
+  }
   static __device__ __forceinline__ float mix(float lo, float hi, float weight) {
     return fmaf(weight, hi, (1.0f - weight) * lo);
   }
@@ -230,8 +232,9 @@ struct Strip {
     for (int i = static_cast<int>(threadIdx.x); i < h * w; i += static_cast<int>(blockDim.x)) {
       const int y = i / w, x = i - y * w;
       const Tap<float> row = down()[y], col = down()[m.H + x];
-      const Pack<float, C> topLo = pixel(sum(), row.lo * m.W + col.lo), topHi = pixel(sum(), row.lo * m.W + col.hi);
-      const Pack<float, C> bottomLo = pixel(sum(), row.hi * m.W + col.lo), bottomHi = pixel(sum(), row.hi * m.W + col.hi);
+      const int top = row.lo * m.W, bottom = row.hi * m.W;
+      const Pack<float, C> topLo = pixel(sum(), top + col.lo), topHi = pixel(sum(), top + col.hi);
+      const Pack<float, C> bottomLo = pixel(sum(), bottom + col.lo), bottomHi = pixel(sum(), bottom + col.hi);
       float value[C];
 #pragma unroll
       for (int c = 0; c < C; ++c)

@@ -1,7 +1,7 @@
 // Penalties of BSQ: each bit is a two-point distribution of its own.
 //
-// A block holds `width` channels (a power of two) and as many lanes of rows beside each other as fit; it walks `perBlock`
-// rows. How rows are cut depends on their number alone, and with it the order of every sum.
+// A block holds `width` channels (a power of two) and as many lanes of rows beside each other as fit; it walks
+// `perBlock` rows. How rows are cut depends on their number alone, and with it the order of every sum.
 #pragma once
 #include "cuda/math.cuh"
 #include "ops/quantize/quantize.h"

@@ -189,8 +189,8 @@ constexpr int kTileBits = 4;  // of a high part inside a tile; the others number
 static_assert(kHighs == 1 << kTileBits, "a tile is all values of its bits");
 constexpr int kGradientRows = 4;
 
-// A block takes kGradientRows rows through all codes. With w = P·dL/dP of a code, d ln P / d logit_j = bit_j − P(bit_j = 1):
-// the gradient needs Σ w and, for every bit, Σ w over the codes that have it.
+// A block takes kGradientRows rows through all codes. With w = P·dL/dP of a code, and
+// d ln P / d logit_j = bit_j − P(bit_j = 1), the gradient needs Σ w and, for every bit, Σ w over the codes that have it.
 template <class T>
 __global__ void __launch_bounds__(kJointThreads)
     jointPenaltiesBackwardKernel(const T* z, const float* slopes, const float* ofSample, const float* ofCommitment,
