@@ -232,9 +232,9 @@ struct Strip {
     for (int i = static_cast<int>(threadIdx.x); i < h * w; i += static_cast<int>(blockDim.x)) {
       const int y = i / w, x = i - y * w;
       const Tap<float> row = down()[y], col = down()[m.H + x];
-      const int top = row.lo * m.W, bottom = row.hi * m.W;
-      const Pack<float, C> topLo = pixel(sum(), top + col.lo), topHi = pixel(sum(), top + col.hi);
-      const Pack<float, C> bottomLo = pixel(sum(), bottom + col.lo), bottomHi = pixel(sum(), bottom + col.hi);
+      const Pack<float, C> topLo = pixel(sum(), row.lo * m.W + col.lo), topHi = pixel(sum(), row.lo * m.W + col.hi);
+      const Pack<float, C> bottomLo = pixel(sum(), row.hi * m.W + col.lo);
+      const Pack<float, C> bottomHi = pixel(sum(), row.hi * m.W + col.hi);
       float value[C];
 #pragma unroll
       for (int c = 0; c < C; ++c)
