@@ -1,8 +1,8 @@
 // Attention over rows [B, L, H·c]: the preparation of q, k, v and the softmax itself.
 //
-// Every query sums over its own keys in an order that is counted from the first of them (on a CPU one ascending chain of
-// multiply-adds an element), so its result does not depend on the tile, the batch or the thread it was computed in, nor
-// on keys that it does not see.
+// Every query sums over its own keys in an order that is counted from the first of them (on a CPU one ascending chain
+// of multiply-adds an element), so its result does not depend on the tile, the batch or the thread it was computed in,
+// nor on keys that it does not see.
 #pragma once
 #include <cstdint>
 

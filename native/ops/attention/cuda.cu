@@ -60,7 +60,7 @@ using NarrowForward = Geometry<T, kWidth, 4, 1, kForwardColumns<T, kWidth>>;
 template <class T, int kWidth>
 using WideForward = Geometry<T, kWidth, 4, 2, kForwardColumns<T, kWidth>>;
 template <class T, int kWidth>
-constexpr bool kHasWideForward = std::is_same_v<T, bf16> && kWidth <= 128;
+constexpr bool kHasWideForward = std::is_same_v<T, bf16>&& kWidth <= 128;
 // Two tiles of rows and four of columns are in shared memory, which the widest f32 rows fill with two warps.
 template <class T, int kWidth>
 using Backward = Geometry<T, kWidth, std::is_same_v<T, bf16> || kWidth <= 128 ? 4 : 2, 1, kBackwardColumns<T, kWidth>>;
@@ -69,8 +69,7 @@ using Backward = Geometry<T, kWidth, std::is_same_v<T, bf16> || kWidth <= 128 ? 
 template <class G>
 LaunchShape blocks(int64_t count, int rowTiles, int columnTiles, int biasTiles) {
   const int elements = rowTiles * G::rowsElements + columnTiles * G::columnsElements + biasTiles * G::biasElements;
-  return {dim3(static_cast<unsigned>(count)), dim3(G::threads),
-          static_cast<size_t>(elements) * sizeof(typename G::T)};
+  return {dim3(static_cast<unsigned>(count)), dim3(G::threads), static_cast<size_t>(elements) * sizeof(typename G::T)};
 }
 
 template <class G, bool kBias>
@@ -88,12 +87,17 @@ void attention(const KernelArgs& a) {
   withElement(a.in[0].dtype, [&](auto element) {
     using T = decltype(element);
     const TensorView rows[] = {a.in[0], a.in[1], a.in[2], a.out[0]};
-    const AttentionForward<T> f = {a.in[0].as<T>(),  a.in[1].as<T>(),
-                                   a.in[2].as<T>(),  a.in[4].as<T>(),
-                                   a.out[0].as<T>(), a.out[1].as<float>(),
-                                   s,                KeyRanges(a.in[3], s.keys),
+    const AttentionForward<T> f = {a.in[0].as<T>(),
+                                   a.in[1].as<T>(),
+                                   a.in[2].as<T>(),
+                                   a.in[4].as<T>(),
+                                   a.out[0].as<T>(),
+                                   a.out[1].as<float>(),
+                                   s,
+                                   KeyRanges(a.in[3], s.keys),
                                    {s.channels, static_cast<int>(s.width), aligned(rows, 4, s.width, sizeof(T))},
-                                   params.scale,     a.fault};
+                                   params.scale,
+                                   a.fault};
     withWidth<T>(s.width, [&](auto width) {
       using Narrow = NarrowForward<T, width.value>;
       if (f.bias) return launchForward<Narrow, true>(a, f);
@@ -138,7 +142,8 @@ void attentionBackward(const KernelArgs& a) {
       using G = Backward<T, width.value>;
       launch(a, "attention_backward_q", attentionQueryGradient<G, withBias>,
              blocks<G>(s.batch * s.heads * ceilDiv(s.queries, G::rows), 2, 4, 2 * withBias), f);
-      const LaunchShape byKeys = blocks<G>((s.sharedKeys ? 1 : s.batch) * s.heads * ceilDiv(s.keys, G::rows), 2, 4, 2 * withBias);
+      const LaunchShape byKeys =
+          blocks<G>((s.sharedKeys ? 1 : s.batch) * s.heads * ceilDiv(s.keys, G::rows), 2, 4, 2 * withBias);
       if constexpr (width.value <= 128) {
         launch(a, "attention_backward_kv", attentionKeyGradient<G, withBias, true, true>, byKeys, f);
       } else {
@@ -265,7 +270,8 @@ INFINITY_CUDA_KERNEL(qkv_prep, prep, nullptr, prepAccepts);
 INFINITY_CUDA_KERNEL(qkv_prep_backward, prepBackward<false>, nullptr, prepBackwardAccepts);
 INFINITY_CUDA_KERNEL(qkv_prep_gain_backward, prepBackward<true>, prepGainPlan, prepGainBackwardAccepts);
 INFINITY_CUDA_KERNEL(attention, attention, nullptr, attentionAccepts);
-INFINITY_CUDA_KERNEL(attention_backward, attentionBackward<false>, attentionBackwardPlan, attentionBackwardAccepts<false>);
+INFINITY_CUDA_KERNEL(attention_backward, attentionBackward<false>, attentionBackwardPlan,
+                     attentionBackwardAccepts<false>);
 INFINITY_CUDA_KERNEL(attention_bias_backward, attentionBackward<true>, attentionBackwardPlan,
                      attentionBackwardAccepts<true>);
 

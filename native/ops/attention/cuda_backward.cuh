@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(G::threads, 1) attentionQueryGradient(const At
   __shared__ int slots[G::warps];
   __shared__ KeyRange rows[G::rows];
   T* const queries = dynamicShared<T>();
-  T* const gradients = queries + G::rowsElements;  // of the output
+  T* const gradients = queries + G::rowsElements;     // of the output
   T* const stages = gradients + G::rowsElements;      // twice keys and values
   T* const biases = stages + 4 * G::columnsElements;  // twice
 
@@ -98,8 +98,9 @@ __global__ void __launch_bounds__(G::threads, 1) attentionQueryGradient(const At
     loadRows<G, G::columns>(to + G::columnsElements, v + key * s.channels, f.layout, end - key);
     commitCopies();
     if constexpr (kBias)
-      loadBias<G, G::rows, G::columns>(biases + stage * G::biasElements, f.bias + (h * s.queries + first) * s.keys + key,
-                                       s.keys, s.queries - first, s.keys - key);
+      loadBias<G, G::rows, G::columns>(biases + stage * G::biasElements,
+                                       f.bias + (h * s.queries + first) * s.keys + key, s.keys, s.queries - first,
+                                       s.keys - key);
   };
 
   loadRows<G, G::rows>(queries, f.q + s.query(b, h, first), f.layout, s.queries - first);
@@ -195,8 +196,9 @@ __global__ void __launch_bounds__(G::threads, 1) attentionKeyGradient(const Atte
       loadRows<G, G::columns>(at + G::columnsElements, f.go + s.query(b, h, query), f.layout, s.queries - query);
       commitCopies();
       if constexpr (kBias)
-        loadBias<G, G::columns, G::rows>(biases + to * G::biasElements, f.bias + (h * s.queries + query) * s.keys + first,
-                                         s.keys, s.queries - query, s.keys - first);
+        loadBias<G, G::columns, G::rows>(biases + to * G::biasElements,
+                                         f.bias + (h * s.queries + query) * s.keys + first, s.keys, s.queries - query,
+                                         s.keys - first);
       if (static_cast<int>(threadIdx.x) < G::columns)
         statistics[to][threadIdx.x] = statisticsOf(f, b, h, query + threadIdx.x);
     };

@@ -30,8 +30,8 @@ struct Softmax {
   }
 
   // Scores of the keys from `key` on become weights; sums keep pace with the maximum.
-  __device__ __forceinline__ void take(typename G::Scores& scores, int key, const RowGroup& group,
-                                       const KeyRange* rows, typename G::Sums& sums) {
+  __device__ __forceinline__ void take(typename G::Scores& scores, int key, const RowGroup& group, const KeyRange* rows,
+                                       typename G::Sums& sums) {
     if (key + G::columns > group.seenByAll) hide(scores, key, group, rows);
     float factor[G::bands][2];
 #pragma unroll
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(G::threads, 1) attentionForward(const Attentio
   __shared__ int slots[G::warps];
   __shared__ KeyRange rows[G::rows];
   T* const queries = dynamicShared<T>();
-  T* const stages = queries + G::rowsElements;             // twice keys and values
+  T* const stages = queries + G::rowsElements;        // twice keys and values
   T* const biases = stages + 4 * G::columnsElements;  // twice
 
   const AttentionShape& s = f.shape;
@@ -100,8 +100,9 @@ __global__ void __launch_bounds__(G::threads, 1) attentionForward(const Attentio
     loadRows<G, G::columns>(to + G::columnsElements, v + key * s.channels, f.layout, end - key);
     commitCopies();
     if constexpr (kBias)
-      loadBias<G, G::rows, G::columns>(biases + stage * G::biasElements, f.bias + (h * s.queries + first) * s.keys + key,
-                                       s.keys, s.queries - first, s.keys - key);
+      loadBias<G, G::rows, G::columns>(biases + stage * G::biasElements,
+                                       f.bias + (h * s.queries + first) * s.keys + key, s.keys, s.queries - first,
+                                       s.keys - key);
   };
 
   loadRows<G, G::rows>(queries, f.q + s.query(b, h, first), f.layout, s.queries - first);

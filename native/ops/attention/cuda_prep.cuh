@@ -131,7 +131,8 @@ __global__ void __launch_bounds__(kPrepThreads) qkvPrep(QkvPrep f, const T* qkv,
     const float squares = x.dot(x);
     if (!exists) return;
     if (part < 2) {
-      const float factor = (f.params.cosine ? inverseNorm(squares) : 1.0f) * (part == 0 ? gainOf(f.logGain, head) : 1.0f);
+      const float factor =
+          (f.params.cosine ? inverseNorm(squares) : 1.0f) * (part == 0 ? gainOf(f.logGain, head) : 1.0f);
       x.each(width, [&](int, float& e) { e *= factor; });
       if (f.rotation.data) x.turn(f.rotation, token, width, 1.0f);
     }

@@ -31,8 +31,8 @@ __device__ __forceinline__ void loadRanges(KeyRange* rows /* G::rows, shared */,
     rows[i] = rangeOf(ranges, b, first + i, queries, fault);
 }
 
-// Rows of a block whose keys start at one place. A block takes its rows by such groups (one, as a rule), tile after tile
-// from their first key: so where in a buffer the keys lie, and what other rows see, decides no bit of a result.
+// Rows of a block whose keys start at one place. A block takes its rows by such groups (one, as a rule), tile after
+// tile from their first key: so where in a buffer the keys lie, and what other rows see, decides no bit of a result.
 struct RowGroup {
   int begin, end;            // keys of the group; end is 0 when there is none
   int seenByAll, seenByOne;  // where the keys end that every row of the warp sees, and that any does

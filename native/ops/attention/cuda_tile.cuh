@@ -1,7 +1,7 @@
 // Tiles of attention: rows of a head in shared memory, and a warp's products with them in registers.
 //
-// A warp owns bands of 16 rows. Of a product with groups of 8 columns its lane l, with g = l / 4 and t = l % 4, holds the
-// elements [g][8j + 2t, +1] and [g + 8][8j + 2t, +1] of each group j: the fragments of mma.cuh. f32 keeps the same
+// A warp owns bands of 16 rows. Of a product with groups of 8 columns its lane l, with g = l / 4 and t = l % 4, holds
+// the elements [g][8j + 2t, +1] and [g + 8][8j + 2t, +1] of each group j: the fragments of mma.cuh. f32 keeps the same
 // layout, with multiply-adds in the place of the matrix instruction, so that everything between the products is written
 // once.
 #pragma once
@@ -42,7 +42,8 @@ struct Geometry {
   static constexpr int rowsElements = rows * stride, columnsElements = columns * stride;
   // Of a tile of the bias, either way round.
   static constexpr int biasPadding = 2, biasElements = (rows + biasPadding) * (columns + biasPadding);
-  static_assert(kWidth % 16 == 0 && kColumns % 16 == 0 && kWarps > 1, "whole fragments, and barriers that are barriers");
+  static_assert(kWidth % 16 == 0 && kColumns % 16 == 0 && kWarps > 1,
+                "whole fragments, and barriers that are barriers");
 
   using Scores = float[kBands][kColumns / 8][4];
   using Sums = float[kBands][kWidth / 8][4];
@@ -67,8 +68,8 @@ __device__ __forceinline__ int warpIndex() { return static_cast<int>(threadIdx.x
 __device__ __forceinline__ int laneRow() { return laneIndex() / 4; }
 __device__ __forceinline__ int laneColumn() { return laneIndex() % 4 * 2; }
 
-// Copies kRows rows of a head, of which `present` exist, to shared memory; what does not exist becomes zeros. Copies may
-// be under way on return: commitCopies, waitCopies and a barrier follow.
+// Copies kRows rows of a head, of which `present` exist, to shared memory; what does not exist becomes zeros. Copies
+// may be under way on return: commitCopies, waitCopies and a barrier follow.
 template <class G, int kRows>
 __device__ __forceinline__ void loadRows(typename G::T* tile, const typename G::T* from, const HeadLayout& layout,
                                          int64_t present) {
@@ -107,7 +108,8 @@ __device__ __forceinline__ void storeRows(const typename G::Sums& sums, const fl
     for (int j = 0; j < G::width / 8; ++j)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const float x = sums[band][j][half * 2] * factor[band][half], y = sums[band][j][half * 2 + 1] * factor[band][half];
+        const float x = sums[band][j][half * 2] * factor[band][half],
+                    y = sums[band][j][half * 2 + 1] * factor[band][half];
         T* at = tile + (band * 16 + half * 8 + laneRow()) * G::stride + j * 8 + laneColumn();
         storePack(at, Pack<T, 2>{{fromFloat<T>(x), fromFloat<T>(y)}});
       }
@@ -173,8 +175,7 @@ __device__ __forceinline__ void multiplyTransposed(typename G::Scores& scores, c
 #pragma unroll
     for (int band = 0; band < G::bands; ++band)
 #pragma unroll
-      for (int half = 0; half < 2; ++half)
-        left[band][half] = loadPack<4>(a + (band * 16 + half * 8) * G::stride + d);
+      for (int half = 0; half < 2; ++half) left[band][half] = loadPack<4>(a + (band * 16 + half * 8) * G::stride + d);
 #pragma unroll
     for (int j = 0; j < G::columns / 8; ++j) {
       const Pack<float, 4> right[2] = {loadPack<4>(b + j * 8 * G::stride + d),
@@ -240,8 +241,7 @@ __device__ __forceinline__ void multiplyAdd(typename G::Sums& sums, const typena
 #pragma unroll
           for (int band = 0; band < G::bands; ++band)
 #pragma unroll
-            for (int i = 0; i < 4; ++i)
-              sums[band][d][i] = fmaf(left[band][i / 2], right.v[i % 2], sums[band][d][i]);
+            for (int i = 0; i < 4; ++i) sums[band][d][i] = fmaf(left[band][i / 2], right.v[i % 2], sums[band][d][i]);
         }
       }
   }
@@ -263,7 +263,7 @@ __device__ __forceinline__ void scaleScores(typename G::Scores& scores, float fa
 template <class G, int kDown, int kRight>
 __device__ __forceinline__ void loadBias(typename G::T* tile, const typename G::T* from, int64_t ld, int64_t down,
                                          int64_t right) {
-  constexpr int kAtOnce = std::is_same_v<typename G::T, bf16> ? 4 : 2;  // more would spill
+  [[maybe_unused]] constexpr int kAtOnce = std::is_same_v<typename G::T, bf16> ? 4 : 2;  // more would spill
 #pragma unroll kAtOnce
   for (int i = static_cast<int>(threadIdx.x); i < kDown * kRight; i += G::threads) {
     const int row = i / kRight, column = i % kRight;
@@ -272,8 +272,8 @@ __device__ __forceinline__ void loadBias(typename G::T* tile, const typename G::
   }
 }
 
-// scores += bias, in the units of Exponent, for a warp's rows from a tile [rows][columns], or [columns][rows] where it is
-// turned.
+// scores += bias, in the units of Exponent, for a warp's rows from a tile [rows][columns], or [columns][rows] where it
+// is turned.
 template <class G, bool kTurned>
 __device__ __forceinline__ void addBias(typename G::Scores& scores, const typename G::T* tile) {
   constexpr int kRow = kTurned ? 1 : G::columns + G::biasPadding, kColumn = kTurned ? G::rows + G::biasPadding : 1;
