@@ -9,8 +9,7 @@ namespace {
 
 HeadOperands operandsOf(const KernelArgs& a, int64_t rows, int64_t D) {
   const int64_t K = a.in[0].cols();
-  return {a.in[0].data, a.in[1].data,         Numbers(a.in[2]),    nullptr, 1.0f,
-          rows,         static_cast<int>(K), static_cast<int>(D)};
+  return {a.in[0].data, a.in[1].data, Numbers(a.in[2]), nullptr, 1.0f, rows, static_cast<int>(K), static_cast<int>(D)};
 }
 
 // ---- sampling
@@ -19,7 +18,7 @@ struct SampleTargets {
   const float* draws;
   const uint32_t* keys;
   uint8_t* bits;
-  float* prob0;     // or null, as the others
+  float* prob0;  // or null, as the others
   uint8_t* packed;
   Numbers codes;
   float magnitude;
@@ -94,9 +93,7 @@ void launchBitHeadSample(const KernelArgs& a) {
   h.other ? withGaps<true>(a, h, sample) : withGaps<false>(a, h, sample);
 }
 
-bool acceptHead(const TensorView* in) {
-  return isStored(in[0]) && isStored(in[1]) && (!in[2] || isStored(in[2]));
-}
+bool acceptHead(const TensorView* in) { return isStored(in[0]) && isStored(in[1]) && (!in[2] || isStored(in[2])); }
 bool acceptBitHeadSample(const TensorView* in, const TensorView* out) {
   return acceptHead(in) && isF32(in[3]) && (!isFloating(out[1]) || isF32(out[1])) &&
          (!isFloating(out[3]) || isStored(out[3]));
@@ -166,9 +163,9 @@ size_t bitHeadLossPlan(const KernelArgs& a) {
 
 void launchBitHeadLoss(const KernelArgs& a) {
   const HeadOperands h = operandsOf(a, a.in[3].rows(), a.in[3].cols());
-  const LossTargets to = {a.in[3].as<uint8_t>(),  a.in[4].as<float>(),  a.in[4] ? a.in[4].size() : 1,
-                          Numbers(a.out[1]),      a.out[2].as<float>(), a.out[3].as<float>(),
-                          a.scratchAs<float>(),   a.paramsAs<BitLossParams>()};
+  const LossTargets to = {a.in[3].as<uint8_t>(), a.in[4].as<float>(),        a.in[4] ? a.in[4].size() : 1,
+                          Numbers(a.out[1]),     a.out[2].as<float>(),       a.out[3].as<float>(),
+                          a.scratchAs<float>(),  a.paramsAs<BitLossParams>()};
   withGaps<false>(a, h, [&](auto gaps) {
     using Gaps = decltype(gaps);
     launch(a, "bit_head_loss", bitHeadLossKernel<Gaps>,

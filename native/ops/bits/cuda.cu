@@ -107,8 +107,8 @@ void launchFoldPairsBackward(const KernelArgs& a) {
   const int rows = static_cast<int>(a.in[0].dims[0]), cols = static_cast<int>(a.in[0].size() / rows);
   withElement(a.in[0].dtype, [&](auto element) {
     using T = decltype(element);
-    launch(a, "fold_pairs_backward", foldPairsBackwardKernel<T>, overPairs(a.in[0]), a.in[0].as<T>(),
-           a.out[0].as<T>(), rows, cols);
+    launch(a, "fold_pairs_backward", foldPairsBackwardKernel<T>, overPairs(a.in[0]), a.in[0].as<T>(), a.out[0].as<T>(),
+           rows, cols);
   });
 }
 
@@ -253,9 +253,7 @@ bool acceptBitLoss(const TensorView* in, const TensorView* out) {
 }
 
 bool acceptCodes(const TensorView*, const TensorView* out) { return isStored(out[0]); }
-bool acceptFold(const TensorView* in, const TensorView* out) {
-  return isStored(in[0]) && out[0].dtype == in[0].dtype;
-}
+bool acceptFold(const TensorView* in, const TensorView* out) { return isStored(in[0]) && out[0].dtype == in[0].dtype; }
 
 }  // namespace
 

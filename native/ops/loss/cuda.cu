@@ -72,9 +72,9 @@ void launchMeanBackward(const KernelArgs& a) {
   const int64_t n = a.in[1].size();
   withElement(a.in[1].dtype, [&](auto element) {
     using T = decltype(element);
-    launch(a, "mean_distance_backward", distanceBackwardKernel<T, Distance>,
-           overElements(a, n, kPerThread, kThreads), a.in[0].as<float>(), a.in[1].as<T>(), a.in[2].as<T>(), n,
-           static_cast<float>(1.0 / static_cast<double>(n)), a.out[0].as<T>());
+    launch(a, "mean_distance_backward", distanceBackwardKernel<T, Distance>, overElements(a, n, kPerThread, kThreads),
+           a.in[0].as<float>(), a.in[1].as<T>(), a.in[2].as<T>(), n, static_cast<float>(1.0 / static_cast<double>(n)),
+           a.out[0].as<T>());
   });
 }
 

@@ -238,8 +238,8 @@ struct Strip {
       float value[C];
 #pragma unroll
       for (int c = 0; c < C; ++c)
-        value[c] = mix(mix(topLo.v[c], topHi.v[c], col.weight), mix(bottomLo.v[c], bottomHi.v[c], col.weight),
-                       row.weight);
+        value[c] =
+            mix(mix(topLo.v[c], topHi.v[c], col.weight), mix(bottomLo.v[c], bottomHi.v[c], col.weight), row.weight);
       const int64_t to = inputAt * m.d + layout.base(y, x) + step * first;
       if (step == 1) {
         m.inputs.store(to, count, value);

@@ -134,9 +134,7 @@ void launchSignQuantize(const KernelArgs& a) {
   });
 }
 
-bool acceptUnary(const TensorView* in, const TensorView* out) {
-  return isStored(in[0]) && out[0].dtype == in[0].dtype;
-}
+bool acceptUnary(const TensorView* in, const TensorView* out) { return isStored(in[0]) && out[0].dtype == in[0].dtype; }
 bool acceptBinary(const TensorView* in, const TensorView* out) {
   return acceptUnary(in, out) && in[1].dtype == in[0].dtype;
 }

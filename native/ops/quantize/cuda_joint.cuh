@@ -190,7 +190,8 @@ static_assert(kHighs == 1 << kTileBits, "a tile is all values of its bits");
 constexpr int kGradientRows = 4;
 
 // A block takes kGradientRows rows through all codes. With w = P·dL/dP of a code, and
-// d ln P / d logit_j = bit_j − P(bit_j = 1), the gradient needs Σ w and, for every bit, Σ w over the codes that have it.
+// d ln P / d logit_j = bit_j − P(bit_j = 1), the gradient needs Σ w and, for every bit, Σ w over the codes that have
+// it.
 template <class T>
 __global__ void __launch_bounds__(kJointThreads)
     jointPenaltiesBackwardKernel(const T* z, const float* slopes, const float* ofSample, const float* ofCommitment,
@@ -287,8 +288,8 @@ void launchJointPenaltiesBackward(const KernelArgs& a) {
   const JointGrid grid(a.in[0]);
   float* slopes = a.scratchAs<float>();
   launch(a, "joint_penalties_backward: slopes", codebookSlopesKernel,
-         {dim3(static_cast<unsigned>(ceilDiv(grid.codes(), kJointThreads))), dim3(kJointThreads)},
-         a.in[1].as<float>(), a.in[3].as<float>(), grid, slopes);
+         {dim3(static_cast<unsigned>(ceilDiv(grid.codes(), kJointThreads))), dim3(kJointThreads)}, a.in[1].as<float>(),
+         a.in[3].as<float>(), grid, slopes);
   withElement(a.in[0].dtype, [&](auto element) {
     using T = decltype(element);
     launch(a, "joint_penalties_backward", jointPenaltiesBackwardKernel<T>,
