@@ -110,7 +110,8 @@ void bytesHeldFromTheSystemAddUp() {
 }
 
 void aDryStorageCountsWithoutTaking() {
-  Storage wet(kLimit, false, false, [] {}), dry(kLimit, true, true, [] {});
+  CpuBackend backend("generic", 1);
+  Storage wet(backend, kLimit, false, false, [] {}), dry(backend, kLimit, true, true, [] {});
   for (Storage* s : {&wet, &dry}) {
     const uint32_t a = s->allocate(5000), b = s->allocate(70000);
     s->release(a);

@@ -10,17 +10,13 @@ const SEED = 20_261_123;
 
 describe('readers of foreign files', () => {
   for (const target of targets) {
-    it(`${target.name}: takes valid files and refuses the others with an InfinityError`, async () => {
-      const seeds = await target.seeds();
-      let accepted = 0;
-      for (let index = 0; index < COUNT; index++) {
-        const { accepted: sound } = await judge(target, fuzzedFile(target, seeds, SEED, index)).catch((error) => {
-          error.message += ` (npm run fuzz -- --reader ${target.name} --seed ${SEED} --start ${index} --count 1)`;
-          throw error;
-        });
-        accepted += Number(sound);
-      }
-      assert.ok(accepted > 0 && accepted < COUNT, `${accepted} of ${COUNT} accepted`);
+    it(`${target.name}: takes valid files and refuses the others with an InfinityError`, async function () {
+      this.timeout(120_000);
+      // In a process of its own, as the long runs: what others leave on the heap is not the reader's.
+      const report = await fuzz({ reader: target.name, seed: SEED, start: 0, count: COUNT });
+      const failures = report.failures.map(({ index, what }) => `${what} (--start ${index} --count 1)`);
+      assert.deepEqual(failures, [], `npm run fuzz -- --reader ${target.name} --seed ${SEED}`);
+      assert.ok(report.accepted > 0 && report.accepted < COUNT, `${report.accepted} of ${COUNT} accepted`);
     });
   }
 
