@@ -9,9 +9,10 @@ import type { Device } from '../device.js';
 import { invalidArgument } from '../errors.js';
 import { type Checkpoint, type Component, writeCheckpoint } from '../io/checkpoint.js';
 import { placed } from '../nn/module.js';
+import { slice } from '../ops/shape.js';
 import { RandomStream, uniformDraw } from '../philox.js';
 import { Tape } from '../tape.js';
-import { Tensor } from '../tensor.js';
+import { scope, Tensor } from '../tensor.js';
 import { T5Encoder } from '../text/t5.js';
 import { parseT5Config, type T5Config } from '../text/t5_config.js';
 import { Autoencoder } from '../tokenizer/autoencoder.js';
@@ -33,7 +34,7 @@ import {
 import { exportWeights, loadComponent } from './export_checkpoint.js';
 import { AdamW, type StepRates } from './optimizer.js';
 import { type RunOptions, runTraining, type StepEvent, type StepNumbers, type Trainee } from './run.js';
-import { BitwiseSelfCorrection, isStrength, type SelfCorrectionConfig } from './self_correction.js';
+import { BitwiseSelfCorrection, isStrength, type SelfCorrected, type SelfCorrectionConfig } from './self_correction.js';
 import { chooseTextTokenizer, type TextTokenizerChoice } from './text_tokenizer.js';
 import { picturesOf } from './tokenizer_trainer.js';
 
@@ -47,6 +48,8 @@ export interface TransformerTrainingConfig extends RunConfig {
   readonly self_correction: SelfCorrectionConfig;
   /** Share of prompts that are replaced by the unconditional rows; official 0.1. */
   readonly text_dropout: number;
+  /** How many scales, from the first on, are learned; all by default. Later ones keep the weights that `init` gave them. */
+  readonly always_training_scales?: number;
   /** Tokens weigh by the square root of their scale's area. */
   readonly reweight: boolean;
   /** Defaults of generation that the checkpoint will carry. */
@@ -63,6 +66,7 @@ const RULES: readonly Rule[] = [
   ['self_correction.strength', 'a share from 0 to 1 or a list of them', isStrength],
   ['self_correction.requant', 'true or false', isFlag],
   number('text_dropout', 0, 1),
+  optional(integer('always_training_scales', 2)),
   ['reweight', 'true or false', isFlag],
   object('generation'),
 ];
@@ -93,7 +97,10 @@ interface Parts {
   readonly transformer: InfinityTransformer;
   readonly textEncoder: T5Encoder;
   readonly text: TextTokenizerChoice;
+  /** Of the tokenizer. */
   readonly schedule: ScaleSchedule;
+  /** Its first scales, which this run learns. */
+  readonly trained: ScaleSchedule;
   readonly device: Device;
 }
 
@@ -164,6 +171,7 @@ export class TransformerTrainer implements Trainee {
         textEncoder,
         text,
         schedule,
+        trained: schedule.slice(0, config.always_training_scales),
         device,
       };
     });
@@ -199,15 +207,11 @@ export class TransformerTrainer implements Trainee {
   }
 
   async step(batch: Batch, step: number, rates: StepRates): Promise<StepNumbers> {
-    const { config, autoencoder, transformer, textEncoder, text, schedule, device, source } = this.parts;
+    const { config, autoencoder, transformer, textEncoder, text, trained, device, source } = this.parts;
     const { seed, text_dropout, reweight } = config;
     const image_BHWC = picturesOf(batch, source, device);
     const features_BHWd = autoencoder.encode(image_BHWC);
-    const { inputs_BLD, labels_BLD, sum_BHWd } = this.correction.apply(features_BHWd, schedule, {
-      seed,
-      step,
-      firstSample: batch.first,
-    });
+    const { inputs_BLD, labels_BLD } = this.tokens(features_BHWd, batch, step);
     const maxLength = transformer.config.text_maxlen;
     const prompts = batch.captions.map((caption) => text.tokenizer.encode(caption, { maxLength }).ids);
     const draw = (sample: number, stream: number, element = 0, scale = 0): number =>
@@ -220,7 +224,7 @@ export class TransformerTrainer implements Trainee {
     });
     const tape = new Tape().watch(...this.optimizer.parameters);
     const out = tape.run(() => {
-      const options = { text: textEncoder.encode(prompts), schedule, dropText, dropPath, reweight };
+      const options = { text: textEncoder.encode(prompts), schedule: trained, dropText, dropPath, reweight };
       return transformer.loss(inputs_BLD, labels_BLD, options);
     });
     const one = Tensor.from([1], [], 'f32', device);
@@ -235,14 +239,30 @@ export class TransformerTrainer implements Trainee {
       return { loss: loss[0]!, gradNorm: gradNorm[0]!, metrics: this.accuracies(correct, prompts.length) };
     } finally {
       grads.dispose();
-      const scratch = [image_BHWC, features_BHWd, inputs_BLD, labels_BLD, sum_BHWd, one, norm, ...Object.values(out)];
+      const scratch = [image_BHWC, features_BHWd, inputs_BLD, labels_BLD, one, norm, ...Object.values(out)];
       for (const t of scratch) t?.dispose();
     }
   }
 
+  /** Inputs and labels of the scales that are learned. */
+  private tokens(
+    features_BHWd: Tensor,
+    { first }: Batch,
+    step: number,
+  ): Pick<SelfCorrected, 'inputs_BLD' | 'labels_BLD'> {
+    const { config, schedule, trained } = this.parts;
+    const draws = { seed: config.seed, step, firstSample: first };
+    return scope(() => {
+      const { inputs_BLD, labels_BLD } = this.correction.apply(features_BHWd, schedule, draws);
+      if (trained.length === schedule.length) return { inputs_BLD, labels_BLD };
+      const count = tokenCount(trained);
+      return { inputs_BLD: slice(inputs_BLD!, 1, 0, count - 1), labels_BLD: slice(labels_BLD, 1, 0, count) };
+    });
+  }
+
   /** Share of right bits, of all and of each scale. */
   private accuracies(correct: ArrayLike<number>, batch: number): Record<string, number> {
-    const { schedule, transformer } = this.parts;
+    const { trained: schedule, transformer } = this.parts;
     const [tokens, bits, offsets] = [tokenCount(schedule), tokenBits(transformer.config), scaleOffsets(schedule)];
     const sums = new Array<number>(schedule.length).fill(0);
     for (let b = 0; b < batch; b++)

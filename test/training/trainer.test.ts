@@ -42,6 +42,20 @@ describe('training', () => {
     });
   }
 
+  it('learns the first scales alone where the config says so', async () => {
+    const first = async (change: object): Promise<StepEvent['metrics']> => {
+      const directory = join(root, `scales-${Object.keys(change).length}`);
+      return (await using(await open('transformer', change), (t) => runSome(t, directory, 1)))[0]!.metrics;
+    };
+    const [all, two] = [await first({}), await first({ always_training_scales: 2 })];
+    // No scale sees a later one: what is computed of the first two does not depend on the third.
+    const { accuracy, scale2, ...early } = all;
+    assert.ok(accuracy !== undefined && scale2 !== undefined);
+    const { accuracy: ofTwo, ...each } = two;
+    assert.deepEqual(each, early);
+    assert.equal(ofTwo, (each.scale0! + 4 * each.scale1!) / 5);
+  });
+
   it('leaves no tensor behind', async () => {
     const live = Device.default().stats().liveTensors;
     for (const kind of ['tokenizer', 'transformer'] as const)
@@ -137,6 +151,7 @@ describe('training', () => {
       ['transformer', { text_encoder: { d_model: 128 } }, /'text_encoder'.*d_kv/],
       ['tokenizer', { text_dropout: 0.1 }, /text_dropout/],
       ['transformer', { reweight: 1 }, /reweight/],
+      ['transformer', { always_training_scales: 1 }, /always_training_scales/],
       ['transformer', { self_correction: { layers: 3, strength: 3, requant: true } }, /self_correction\.strength/],
       ['transformer', { transformer: { ...transformerConfig.transformer, dept: 3 } }, /transformer\.dept/],
       ['transformer', { transformer: { ...transformerConfig.transformer, vae_embed_dim: 8 } }, /vae_embed_dim/],
