@@ -35,7 +35,8 @@ class Backend {
   virtual bool hostMemory() const = 0;   // tensors lie in the memory of this process
 
   // --- on the JavaScript thread
-  virtual void* allocate(size_t bytes) = 0;  // null when there is no memory
+  virtual void* allocate(size_t bytes) = 0;         // null when there is no memory
+  virtual size_t freeMemory() { return SIZE_MAX; }  // bytes that it could still give, where it can tell
   virtual void release(void* block) = 0;
   virtual void trimmed() {}  // released blocks may go back to the system
   // Empty when these dtypes have no kernel; throws CoreError DEVICE_UNAVAILABLE when the op has none at all.

@@ -59,10 +59,9 @@ void* Storage::takeBlock(size_t rounded, size_t asked) {
     nextDry_ += (rounded + kAlign - 1) / kAlign * kAlign;
     return reinterpret_cast<void*>(nextDry_);
   }
-  if (liveBytes_ + cachedBytes_ + rounded > limit_ && cachedBytes_) trim();
-  void* b = liveBytes_ + rounded > limit_ ? nullptr : backend_.allocate(rounded);
+  void* b = takeNew(rounded);
   if (!b) {
-    const size_t free = limit_ > liveBytes_ ? limit_ - liveBytes_ : 0;
+    const size_t free = std::min<size_t>(limit_ > liveBytes_ ? limit_ - liveBytes_ : 0, backend_.freeMemory());
     throw CoreError("OUT_OF_MEMORY",
                     "Expected " + std::to_string(asked) + " bytes of tensor memory but only " + std::to_string(free) +
                         " of " + std::to_string(limit_) + " are free.",
@@ -70,6 +69,16 @@ void* Storage::takeBlock(size_t rounded, size_t asked) {
   }
   externalDelta_ += static_cast<int64_t>(rounded);
   return b;
+}
+
+// Null where there is no memory even without what is kept for later: beyond the limit, or because a card is shared.
+void* Storage::takeNew(size_t rounded) {
+  if (liveBytes_ + rounded > limit_) return nullptr;
+  if (liveBytes_ + cachedBytes_ + rounded <= limit_)
+    if (void* b = backend_.allocate(rounded)) return b;
+  if (!cachedBytes_) return nullptr;
+  trim();
+  return backend_.allocate(rounded);
 }
 
 void Storage::giveBlock(void* block, size_t rounded) {

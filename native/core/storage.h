@@ -52,6 +52,7 @@ class Storage {
     bool live = false;
   };
   void* takeBlock(size_t rounded, size_t asked);
+  void* takeNew(size_t rounded);
   void giveBlock(void* block, size_t rounded);
   void freeBlock(void* block) const;
   const Slot& slot(uint32_t handle) const;

@@ -18,6 +18,7 @@ class CudaBackend final : public Backend {
   size_t memory() const override { return static_cast<size_t>(info_.memory / 100 * 95); }
   bool hostMemory() const override { return false; }
   void* allocate(size_t bytes) override { return library_->allocate(card_, bytes); }
+  size_t freeMemory() override { return library_->freeMemory(card_); }
   void release(void* block) override { library_->release(card_, block); }
   KernelRef find(OpId op, const TensorView* operands, uint32_t inputs, uint32_t outputs) const override;
   size_t scratchBytes(const KernelRef& kernel, const KernelCall& call) const override;

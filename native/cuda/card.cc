@@ -193,6 +193,12 @@ void release(Card* card, void* block) {
   cudaFree(block);
 }
 
+size_t freeMemory(Card* card) {
+  size_t free = 0, total = 0;
+  cudaSetDevice(card->ordinal);
+  return cudaMemGetInfo(&free, &total) == cudaSuccess ? free : 0;
+}
+
 void upload(Card* card, void* to, const void* host, size_t bytes, CallFailure* failure) {
   cudaSetDevice(card->ordinal);
   // From pageable memory: the call returns when `host` may be freed.

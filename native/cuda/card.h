@@ -16,6 +16,7 @@ uint32_t* faultWord(Card* card, uint32_t request);
 
 void* allocate(Card* card, size_t bytes);
 void release(Card* card, void* block);
+size_t freeMemory(Card* card);
 void upload(Card* card, void* to, const void* host, size_t bytes, CallFailure* failure);
 void fill(Card* card, void* to, unsigned char byte, size_t bytes, CallFailure* failure);
 void finish(Card* card, uint32_t request, void* host, const void* from, size_t bytes, FinishFn told, void* context);

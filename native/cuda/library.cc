@@ -40,7 +40,7 @@ void run(Card* card, const KernelEntry* entry, const Operands& o, void* scratch,
 }
 
 constexpr Library kLibrary = {
-    kLibraryVersion, openCard, closeCard, allocate, release, find, accepts, plan, run,
+    kLibraryVersion, openCard, closeCard, allocate, release, freeMemory, find, accepts, plan, run,
     upload,          fill,     finish,    wait,     copyNow,
 };
 

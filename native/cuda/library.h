@@ -47,15 +47,16 @@ struct Operands {
 // Told, on a thread of the library, that a read is complete.
 using FinishFn = void (*)(void* context, uint32_t fault, const char* error);
 
-constexpr uint32_t kLibraryVersion = 1;
+constexpr uint32_t kLibraryVersion = 2;
 
 struct Library {
   uint32_t version;
   // Opens card number `ordinal`; null with `failure` set where there is none, or none that the kernels run on.
   Card* (*open)(int ordinal, DeviceInfo* info, CallFailure* failure);
-  void (*close)(Card*);  // after wait()
-  void* (*allocate)(Card*, size_t bytes);
+  void (*close)(Card*);                    // after wait()
+  void* (*allocate)(Card*, size_t bytes);  // null when the card has no memory
   void (*release)(Card*, void* block);
+  size_t (*freeMemory)(Card*);  // bytes that the card has left
   // The op's kernel, or null.
   const KernelEntry* (*find)(const char* op);
   bool (*accepts)(const KernelEntry*, const Operands&, uint32_t inputs, uint32_t outputs);

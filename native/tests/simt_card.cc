@@ -1,7 +1,9 @@
-// The card of the emulation: memory of this process, every command done when it returns.
+// The card of the emulation: memory of this process, every command done when it returns. SIMT_MEMORY gives it so many
+// bytes; without it there are 2^31.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <unordered_map>
 
 #include "cuda/card.h"
 
@@ -10,6 +12,8 @@ namespace infinity::cuda {
 struct Card {
   DeviceFacts facts;
   uint32_t faults[kFaultWords];
+  size_t memory, taken;
+  std::unordered_map<void*, size_t> blocks;
 };
 
 Card* openCard(int ordinal, DeviceInfo* info, CallFailure* failure) {
@@ -19,8 +23,10 @@ Card* openCard(int ordinal, DeviceInfo* info, CallFailure* failure) {
     return nullptr;
   }
   // Few processors: grids that depend on their number stay small. Shared memory as on compute capability 8.0.
-  *info = {{4, 80, 166912, 40u << 20}, uint64_t{1} << 31, "host emulation"};
-  return new Card{info->facts, {}};
+  const char* memory = std::getenv("SIMT_MEMORY");
+  const uint64_t bytes = memory ? std::strtoull(memory, nullptr, 10) : uint64_t{1} << 31;
+  *info = {{4, 80, 166912, 40u << 20}, bytes, "host emulation"};
+  return new Card{info->facts, {}, bytes, 0, {}};
 }
 
 void closeCard(Card* card) { delete card; }
@@ -28,8 +34,24 @@ const DeviceFacts* factsOf(const Card* card) { return &card->facts; }
 Stream streamOf(Card*) { return nullptr; }
 uint32_t* faultWord(Card* card, uint32_t request) { return &card->faults[request % kFaultWords]; }
 
-void* allocate(Card*, size_t bytes) { return std::aligned_alloc(256, (bytes + 255) / 256 * 256); }
-void release(Card*, void* block) { std::free(block); }
+void* allocate(Card* card, size_t bytes) {
+  if (bytes > freeMemory(card)) return nullptr;
+  void* block = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  if (!block) return nullptr;
+  card->blocks.emplace(block, bytes);
+  card->taken += bytes;
+  return block;
+}
+
+void release(Card* card, void* block) {
+  const auto it = card->blocks.find(block);
+  card->taken -= it->second;
+  card->blocks.erase(it);
+  std::free(block);
+}
+
+size_t freeMemory(Card* card) { return card->memory - card->taken; }
+
 void upload(Card*, void* to, const void* host, size_t bytes, CallFailure*) { std::memcpy(to, host, bytes); }
 void fill(Card*, void* to, unsigned char byte, size_t bytes, CallFailure*) { std::memset(to, byte, bytes); }
 
