@@ -56,7 +56,7 @@ async function* inference(device: Device, { filter = '', rounds }: BenchmarkOpti
   model.freeze('f32');
   const offsets = scaleOffsets(schedule);
   const cache = new KvCache({ blocks: 1, rows, tokens: offsets.at(-2)!, width: C }, { device, dtype: 'f32' });
-  const condition = scope(() => block.condition(cond, ca_NC));
+  const condition = scope(() => ({ modulation: block.modulation(cond), text: block.textKeysValues(ca_NC) }));
   const jobs = schedule.map((scale, k) => {
     const x_RLC = filled(device, [rows, scaleTokens(scale), C]);
     const range = Tensor.from(Int32Array.of(0, offsets[k + 1]!), [1, 1, 2], 'i32', device);
@@ -109,7 +109,10 @@ async function* training(device: Device, { filter = '', rounds = 5 }: BenchmarkO
   const parts = [
     () => {
       tape = new Tape().watch(...optimizer.parameters, x_BLC, cond, ca_NC);
-      y_BLC = tape.run(() => block.forward(x_BLC, block.condition(cond, ca_NC), ctx));
+      y_BLC = tape.run(() => {
+        const known = { modulation: block.modulation(cond), text: block.textKeysValues(ca_NC) };
+        return block.forward(x_BLC, known, ctx);
+      });
     },
     () => {
       grads = tape.backward([{ of: y_BLC, cotangent: gy_BLC }]);

@@ -160,11 +160,11 @@ export class AttentivePool extends TextAttention {
     this.matQ = this.parameter('mat_q', [1, heads, C / heads], init);
   }
 
-  /** Text features [N, Ct] and the rows of each sample, i32 [B, 1, 2] -> [B, C]. */
-  forward(text_NCt: Tensor, range: Tensor): Tensor {
+  /** Keys and values of text features, and the rows of each sample, i32 [B, 1, 2] -> [B, C]. */
+  forward(text: TextKeysValues, range: Tensor): Tensor {
     const B = range.shape[0]!;
     const q_B1C = repeat0(reshape(this.matQ, [1, 1, this.C]), B);
-    const o_B1C = this.attend(q_B1C, this.keysValues(text_NCt), range);
+    const o_B1C = this.attend(q_B1C, text, range);
     return this.proj.forward(reshape(o_B1C, [B, this.C]));
   }
 }

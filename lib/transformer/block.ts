@@ -103,15 +103,16 @@ export class CrossAttnBlock extends Module {
       : this.child('ada_lin.1', new Linear(C, 6 * C, { init: modulationInit(init) }));
   }
 
-  /**
-   * @param cond the shared modulation [B, 1, 6, C], or the condition [B, C] where each block owns its projection
-   * @param ca_NC text features of all samples
-   */
-  condition(cond: Tensor, ca_NC: Tensor): BlockCondition {
+  /** @param cond the shared modulation [B, 1, 6, C], or the condition [B, C] where each block owns its projection */
+  modulation(cond: Tensor): Modulation {
     const [B = 1, C = 1] = [cond.shape[0], cond.shape[cond.rank - 1]];
     const gss_B16C = this.adaGss ? add(this.adaGss, cond) : reshape(this.adaLin!.forward(silu(cond)), [B, 1, 6, C]);
-    const [g1, g2, s1, s2, t1, t2] = unbind(gss_B16C, 2) as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor];
-    return { modulation: [g1, g2, s1, s2, t1, t2], text: this.ca.keysValues(ca_NC) };
+    return unbind(gss_B16C, 2) as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor];
+  }
+
+  /** Keys and values of text features [N, C] that `TextConditioner.project` made. */
+  textKeysValues(ca_NC: Tensor): TextKeysValues {
+    return this.ca.keysValues(ca_NC);
   }
 
   forward(x_BLC: Tensor, { modulation, text }: BlockCondition, ctx: BlockContext): Tensor {

@@ -17,7 +17,8 @@ import { dropPathRates, type InfinityConfig, ropeFinest, tokenBits } from './con
 import { BitHead, type BitLoss, type BitLossOptions } from './head.js';
 import { infinityOptionOf } from './infer_config.js';
 import { rope2dTable } from './rope.js';
-import { type TextCondition, TextConditioner, type TextFeatures } from './text.js';
+import { type TextCondition, TextConditioner, type TextFeatures, type TextRows } from './text.js';
+import { appendRows, LearnedText, projectText, type TextMemory } from './text_memory.js';
 
 /** Rows of `lvl_embed`: more than any published schedule has scales. */
 export const MAX_SCALES = 15;
@@ -51,6 +52,7 @@ export class InfinityTransformer extends Module {
   private readonly word: Linear;
   private readonly sharedAda: Linear | null;
   private readonly ropeTables = new Map<string, Tensor>();
+  private learnedText: LearnedText | undefined;
 
   constructor(readonly config: InfinityConfig) {
     super();
@@ -98,6 +100,20 @@ export class InfinityTransformer extends Module {
     const tensor = this.keep(this.device.withToken(null, upload));
     this.ropeTables.set(key, tensor);
     return tensor;
+  }
+
+  /** What pooling and blocks read of prompts and of the learned rows behind them; the latter are kept once frozen. */
+  textMemory({ kv_NCt, learned }: TextRows): TextMemory {
+    const prompts = projectText(this, kv_NCt);
+    if (learned === 0) return prompts;
+    if (!this.frozen) return appendRows(prompts, projectText(this, this.text.learnedRows(learned)), learned);
+    this.learnedText ??= this.keep(new LearnedText(this));
+    return appendRows(prompts, this.learnedText.first(learned), learned);
+  }
+
+  override unload(): void {
+    super.unload();
+    this.learnedText = undefined;
   }
 
   /** The one token of the first scale: the pooled prompt and a learned offset. [B, C] -> [B, 1, C]. */
@@ -170,7 +186,11 @@ export class InfinityTransformer extends Module {
           keep: keep?.[i],
           tap: tap && ((name: string, t: Tensor) => tap(`block${i}.${name}`, t)),
         };
-        const run = (x: Tensor) => scope(() => block.forward(x, block.condition(cond, text.ca_NC), ctx));
+        const run = (x: Tensor) =>
+          scope(() => {
+            const known = { modulation: block.modulation(cond), text: block.textKeysValues(text.ca_NC) };
+            return block.forward(x, known, ctx);
+          });
         if (options.checkpointing) {
           const kept = Object.values(keep?.[i] ?? {});
           const inputs = [x_BLC, cond, text.ca_NC, text.textRange, context.causal, ...kept];

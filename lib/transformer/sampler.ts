@@ -117,9 +117,14 @@ class Sampler {
       const made = unscoped(() =>
         scope(() => {
           const run = rows > this.B ? model.text.guided(text, negative) : model.text.plain(text);
-          const { cond_BC, ca_NC, textRange } = model.text.forward(run);
+          const memory = model.textMemory(run);
+          const textRange = model.text.range(run);
+          const cond_BC = model.text.pooled(memory.pool, textRange);
           const source = model.modulationSource(cond_BC);
-          const blocks = model.blocks.map((block) => block.condition(source, ca_NC));
+          const blocks = model.blocks.map((block, i) => ({
+            modulation: block.modulation(source),
+            text: memory.blocks[i]!,
+          }));
           const all = { blocks, head: model.head.condition(cond_BC), textRange };
           return {
             all,

@@ -3,7 +3,7 @@
  * modulation) and one row a text token (for cross attention). Source: Infinity, infinity/models/infinity.py.
  */
 import { InfinityError, invalidArgument } from '../errors.js';
-import { AttentivePool } from '../nn/attention.js';
+import { AttentivePool, type TextKeysValues } from '../nn/attention.js';
 import { truncatedNormal } from '../nn/init.js';
 import { Linear } from '../nn/linear.js';
 import { Module, type Tap } from '../nn/module.js';
@@ -22,10 +22,19 @@ export interface TextFeatures {
 
 /** Packed features together with the rows [start, end) that every run sample reads; samples may share rows. */
 export interface TextRows {
+  /** Features of prompts, [own rows, text_channels]. */
   readonly kv_NCt: Tensor;
+  /** How many of the learned unconditional rows follow them: the first ones, once for all samples. */
+  readonly learned: number;
   readonly rows: readonly (readonly [start: number, end: number])[];
-  /** How many rows belong to prompts; shared unconditional rows may follow. */
-  readonly own: number;
+}
+
+/** Text features, ready for those who attend to them. */
+export interface ProjectedText {
+  /** For the attentive pooling. */
+  readonly pool: TextKeysValues;
+  /** Keys and values of cross attention, before each block's own projection, [N, C]. */
+  readonly ca_NC: Tensor;
 }
 
 /** What the blocks know of the prompts. */
@@ -58,37 +67,40 @@ export class TextConditioner extends Module {
     this.proj2 = this.child('text_proj_for_ca.2', new Linear(C, C, { init }));
   }
 
+  /** Rows of the longest prompt. */
+  get longest(): number {
+    return this.cfgUncond.shape[0]!;
+  }
+
   /** One run sample a prompt. */
   plain(text: TextFeatures): TextRows {
-    return { kv_NCt: text.kv_NCt, rows: this.rowsOf(text), own: text.kv_NCt.shape[0]! };
+    return { kv_NCt: text.kv_NCt, learned: 0, rows: this.rowsOf(text) };
   }
 
   /** One run sample a prompt; where `drop` says so it reads as many unconditional rows instead. */
   withDropped(text: TextFeatures, drop: readonly boolean[]): TextRows {
-    const { kv_NCt, rows, unconditional, own } = this.withUnconditional(text);
-    return { kv_NCt, rows: rows.map((prompt, i) => (drop[i] ? unconditional[i]! : prompt)), own };
+    const { rows, unconditional, ...rest } = this.withUnconditional(text);
+    return { ...rest, rows: rows.map((prompt, i) => (drop[i] ? unconditional[i]! : prompt)) };
   }
 
   /** All prompts, then as many samples to guide away from: the negative prompts, or nothing in the length of each prompt. */
   guided(text: TextFeatures, negative?: TextFeatures): TextRows {
     if (!negative) {
-      const { kv_NCt, rows, unconditional, own } = this.withUnconditional(text);
-      return { kv_NCt, rows: [...rows, ...unconditional], own };
+      const { rows, unconditional, ...rest } = this.withUnconditional(text);
+      return { ...rest, rows: [...rows, ...unconditional] };
     }
     if (negative.lens.length !== text.lens.length)
       invalidArgument('the negative prompts', `${text.lens.length}, one a prompt`, negative.lens.length);
     const own = text.kv_NCt.shape[0]!;
     const away = this.rowsOf(negative).map(([start, end]) => [own + start, own + end] as const);
-    return { kv_NCt: cat([text.kv_NCt, negative.kv_NCt], 0), rows: [...this.rowsOf(text), ...away], own };
+    return { kv_NCt: cat([text.kv_NCt, negative.kv_NCt], 0), learned: 0, rows: [...this.rowsOf(text), ...away] };
   }
 
-  /** Unconditional rows are the same for all samples, so they stand there once. */
   private withUnconditional(text: TextFeatures) {
     const rows = this.rowsOf(text);
     const own = text.kv_NCt.shape[0]!;
     const unconditional = rows.map(([start, end]) => [own, own + end - start] as const);
-    const kv_NCt = cat([text.kv_NCt, slice(this.cfgUncond, 0, 0, Math.max(...text.lens))], 0);
-    return { kv_NCt, rows, unconditional, own };
+    return { kv_NCt: text.kv_NCt, learned: Math.max(...text.lens), rows, unconditional };
   }
 
   /** @throws InfinityError PROMPT_EMPTY, PROMPT_TOO_LONG, INVALID_ARGUMENT */
@@ -116,15 +128,39 @@ export class TextConditioner extends Module {
     return rows;
   }
 
-  /** @param tap sees `text.normed_kv`, `text.cond_BD`, `text.ca_kv` */
-  forward({ kv_NCt, rows, own }: TextRows, tap?: Tap): TextCondition {
-    const textRange = Tensor.from(Int32Array.from(rows.flat()), [rows.length, 1, 2], 'i32', this.device);
+  /** The first `count` rows that stand for "no prompt", [count, Ct]. */
+  learnedRows(count: number): Tensor {
+    return slice(this.cfgUncond, 0, 0, count);
+  }
+
+  /** i32 [B, 1, 2]: which rows each sample reads. */
+  range({ rows }: TextRows): Tensor {
+    return Tensor.from(Int32Array.from(rows.flat()), [rows.length, 1, 2], 'i32', this.device);
+  }
+
+  /** Every row by itself, [N, Ct]. @param tap sees `text.normed_kv` and `text.ca_kv`, of all rows */
+  project(kv_NCt: Tensor, tap?: Tap): ProjectedText {
     const kv = this.norm.forward(kv_NCt);
-    const cond_BC = this.pool.forward(kv, textRange);
+    tap?.('text.normed_kv', kv);
     const ca_NC = this.proj2.forward(this.proj0.forward(kv, { gelu: true }));
-    tap?.('text.normed_kv', slice(kv, 0, 0, own));
+    tap?.('text.ca_kv', ca_NC);
+    return { pool: this.pool.keysValues(kv), ca_NC };
+  }
+
+  /** One vector a sample, [B, C]. */
+  pooled(pool: TextKeysValues, textRange: Tensor): Tensor {
+    return this.pool.forward(pool, textRange);
+  }
+
+  /** @param tap sees `text.normed_kv`, `text.cond_BD`, `text.ca_kv`, those of rows without the learned ones */
+  forward(text: TextRows, tap?: Tap): TextCondition {
+    const { kv_NCt, learned } = text;
+    const own = kv_NCt.shape[0]!;
+    const textRange = this.range(text);
+    const all_NCt = learned > 0 ? cat([kv_NCt, this.learnedRows(learned)], 0) : kv_NCt;
+    const { pool, ca_NC } = this.project(all_NCt, tap && ((name, rows) => tap(name, slice(rows, 0, 0, own))));
+    const cond_BC = this.pooled(pool, textRange);
     tap?.('text.cond_BD', cond_BC);
-    tap?.('text.ca_kv', slice(ca_NC, 0, 0, own));
     return { cond_BC, ca_NC, textRange };
   }
 }

@@ -156,9 +156,9 @@ describe('pipeline', () => {
       assert.equal(bytes(together[i]!.images[0]), bytes((await pipe.generate('a ring', { seed })).images[0]));
   });
 
-  it('keeps no tensor of a finished call but the remembered features', async () => {
+  it('keeps no tensor of a finished call but the remembered features and the learned text', async () => {
     const live = () => Device.default().stats().liveTensors;
-    await pipe.generate('a ring', { negativePrompt: 'a cross' });
+    for (const negativePrompt of [undefined, 'a cross']) await pipe.generate('a ring', { negativePrompt });
     const before = live();
     await pipe.generate('a ring', { negativePrompt: 'a cross', count: 3 });
     await pipe.reconstruct(picture(16, 16));
