@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { checkDatasetSpec, type DatasetSpec, sampleSize } from '../data/spec.js';
 import { describe, InfinityError } from '../errors.js';
 import { pixelSize, type ScaleSchedule } from '../tokenizer/schedule.js';
+import type { DivergenceConfig } from './divergence.js';
 import { isLrSchedule, LR_SCHEDULES } from './lr_schedule.js';
 
 /** AdamW and its schedule. */
@@ -31,6 +32,8 @@ export interface RunConfig {
   readonly optimizer: OptimizerConfig;
   /** Steps between two saved states. */
   readonly save_every: number;
+  /** When to stop because the loss stays high; see divergence.ts. */
+  readonly divergence?: DivergenceConfig;
 }
 
 function refuse(field: string, expected: string, value: unknown): never {
@@ -74,6 +77,12 @@ function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
+function isDivergence(v: unknown): boolean {
+  if (!isObject(v) || Object.keys(v).some((key) => key !== 'factor' && key !== 'steps')) return false;
+  const { factor, steps } = v;
+  return typeof factor === 'number' && factor > 1 && Number.isSafeInteger(steps) && (steps as number) >= 0;
+}
+
 const isShare = (v: unknown): boolean => typeof v === 'number' && v >= 0 && v <= 1;
 
 const RUN_RULES: readonly Rule[] = [
@@ -82,6 +91,7 @@ const RUN_RULES: readonly Rule[] = [
   integer('iterations', 1),
   integer('save_every', 1),
   object('dataset'),
+  optional(['divergence', 'an object with "factor" above 1 and "steps" from 0', isDivergence]),
   positive('optimizer.lr'),
   ['optimizer.lr_schedule', LR_SCHEDULES, isLrSchedule],
   integer('optimizer.warmup_iterations', 0),

@@ -4,6 +4,7 @@ import { adamw_, clipFactor, ema_, sumSquares } from '../ops/optim.js';
 import { zerosLike } from '../ops/shape.js';
 import type { Gradients } from '../tape.js';
 import { scope, Tensor, unscoped } from '../tensor.js';
+import { firstNotFinite, type NotFinite } from './not_finite.js';
 import { hasWeightDecay } from './parameter_groups.js';
 
 /** Settings that hold for a whole run. */
@@ -39,6 +40,8 @@ async function copyOf(t: Tensor): Promise<Tensor> {
 /** The optimizer of a run and its state: two moments a parameter, and the averaged weights. */
 export class AdamW {
   private slots: Slot[] = [];
+  /** Σ g² of every gradient of the last update, by parameter. */
+  private squares: (readonly [name: string, sum: Tensor])[] = [];
   /** Updates made so far. */
   step = 0;
 
@@ -76,9 +79,11 @@ export class AdamW {
       const grad = grads.get(slot.parameter);
       return grad ? [{ slot, grad }] : [];
     });
+    this.forgetSquares();
+    this.squares = unscoped(() => used.map(({ slot, grad }) => [slot.name, sumSquares(grad)] as const));
     return scope(() => {
       const { norm, factor } = clipFactor(
-        used.map(({ grad }) => sumSquares(grad)),
+        this.squares.map(([, sum]) => sum),
         clip,
       );
       for (const { slot, grad } of used) {
@@ -99,6 +104,19 @@ export class AdamW {
       }
       return norm;
     });
+  }
+
+  private forgetSquares(): void {
+    for (const [, sum] of this.squares) sum.dispose();
+    this.squares = [];
+  }
+
+  /**
+   * The first gradient of the last update that was not finite, in the order in which they were computed: the parameters' from the
+   * loss backwards.
+   */
+  notFiniteGradient(): Promise<NotFinite | undefined> {
+    return firstNotFinite(this.squares.toReversed());
   }
 
   /** The averaged weights by parameter name; empty without `emaDecay`. */
@@ -133,6 +151,7 @@ export class AdamW {
   }
 
   dispose(): void {
+    this.forgetSquares();
     for (const { m, v, average } of this.slots) {
       m.dispose();
       v.dispose();

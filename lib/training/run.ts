@@ -1,7 +1,6 @@
 /** The loop that every trainer shares: resume, step, report, save, stop. A trainer brings the step and its tensors. */
 import { mkdir } from 'node:fs/promises';
 import type { BadRowsReport } from '../data/bad_rows.js';
-import type { Batch } from '../data/batch.js';
 import type { DatasetSource } from '../data/dataset.js';
 import { Loader } from '../data/loader.js';
 import { InfinityError } from '../errors.js';
@@ -9,43 +8,27 @@ import type { HostTensor } from '../nn/module.js';
 import type { Tensor } from '../tensor.js';
 import type { RunConfig } from './config.js';
 import { lrFactor } from './lr_schedule.js';
-import type { AdamW, StepRates } from './optimizer.js';
+import { checkWeights } from './not_finite.js';
 import { Progress } from './progress.js';
+import type { MemoryUse } from './run_log.js';
 import { checkSameConfig, loadRunState, saveRunState } from './run_state.js';
+import { RunWatch } from './run_watch.js';
+import type { StepNumbers, Trainee } from './trainee.js';
 
-/** One line of a run's log. */
-export interface StepEvent {
+export type { StepNumbers, Trainee } from './trainee.js';
+
+/** What a run tells of a step. */
+export interface StepEvent extends StepNumbers {
   readonly step: number;
   readonly iterations: number;
-  readonly loss: number;
-  /** Global gradient norm before clipping. */
-  readonly gradNorm: number;
   readonly lr: number;
   readonly samplesPerSecond: number;
   readonly secondsLeft: number;
-  /** Terms of the loss and accuracies, by name. */
-  readonly metrics: Readonly<Record<string, number>>;
+  readonly memory: MemoryUse;
   /** Set once rows of the dataset were found that no sample can be made of; others take their places. */
   readonly badRows?: BadRowsReport;
   /** Set on the steps whose state was saved. */
   readonly saved?: string;
-}
-
-/** What distinguishes one training from another. */
-export interface Trainee {
-  readonly source: DatasetSource;
-  readonly optimizer: AdamW;
-  /** Submits one step and resolves with its numbers. `lr` and `weightDecay` are those of this step. */
-  step(batch: Batch, step: number, rates: StepRates): Promise<StepNumbers>;
-  /** Weights in training, by name. */
-  weights(): Iterable<[string, Tensor]>;
-}
-
-/** What one step measured. */
-export interface StepNumbers {
-  readonly loss: number;
-  readonly gradNorm: number;
-  readonly metrics: Readonly<Record<string, number>>;
 }
 
 /** Where a run lives, and what may stop it. */
@@ -56,7 +39,7 @@ export interface RunOptions {
 }
 
 /** Fields that may change between two parts of a run: they do not touch the weights. */
-const FREE = ['save_every', 'generation'];
+const FREE = ['save_every', 'generation', 'divergence'];
 
 async function snapshot(trainee: Trainee): Promise<Map<string, HostTensor>> {
   const tensors = new Map<string, HostTensor>();
@@ -95,7 +78,8 @@ function stateConfig(config: RunConfig, { spec, listing }: DatasetSource): objec
 /**
  * Runs until `iterations`, resuming from the directory's newest state. Yields once a step. An abort saves the state first
  * and then rejects with the signal's reason.
- * @throws InfinityError NUMERICAL when the loss or the gradient is not finite; the last saved state stays
+ * @throws InfinityError NUMERICAL when a number is not finite or the loss diverges, naming step, tensor and last good state;
+ *   DISK_FULL, IO_ERROR; the saved states stay
  */
 export async function* runTraining(
   trainee: Trainee,
@@ -113,8 +97,12 @@ export async function* runTraining(
     restore(trainee, resumed.tensors, resumed.step);
     step = resumed.step;
   }
-  const save = async (): Promise<string> =>
-    saveRunState(directory, { step, config: agreed, tensors: await snapshot(trainee) });
+  await checkWeights(trainee.weights(), resumed ? `the state of step ${step}` : 'the start');
+  const watch = await RunWatch.open(directory, step, trainee, config.divergence);
+  const save = async (): Promise<string> => {
+    await watch.sync();
+    return saveRunState(directory, { step, config: agreed, tensors: await snapshot(trainee) }, watch.highSince);
+  };
   const schedule = {
     schedule: o.lr_schedule,
     warmupIterations: o.warmup_iterations,
@@ -133,36 +121,30 @@ export async function* runTraining(
       }
       const lr = o.lr * lrFactor(step, schedule);
       const numbers = await trainee.step(await loader.next(), step, { lr, weightDecay: o.weight_decay });
-      if (!Number.isFinite(numbers.loss) || !Number.isFinite(numbers.gradNorm))
-        throw new InfinityError(
-          'NUMERICAL',
-          `The loss of step ${step} is ${numbers.loss}, its gradient norm ${numbers.gradNorm}.`,
-          {
-            value: numbers.loss,
-            fields: { step, lastSaved },
-            cure: 'Lower optimizer.lr or optimizer.clip in the config and start a run in another directory.',
-          },
-        );
       step++;
       progress.tick();
+      const badRows = loader.badRows();
+      const { samplesPerSecond } = progress;
+      const memory = await watch.check({ step, lr, ...numbers, samplesPerSecond }, badRows.count);
       let saved: string | undefined;
       if (step % save_every === 0 || step === iterations) {
         saved = await save();
         lastSaved = step;
       }
-      const badRows = loader.badRows();
       yield {
         step,
         iterations,
         lr,
         ...numbers,
-        samplesPerSecond: progress.samplesPerSecond,
+        samplesPerSecond,
         secondsLeft: progress.secondsLeft(step),
+        memory,
         ...(badRows.count > 0 ? { badRows } : {}),
         ...(saved ? { saved } : {}),
       };
     }
   } finally {
     await loader.close();
+    await watch.close();
   }
 }

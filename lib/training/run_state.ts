@@ -21,7 +21,14 @@ export interface RunState {
 const KEPT = 2;
 const NAME = /^state-(\d+)\.safetensors$/;
 
-async function stateFiles(directory: string): Promise<{ step: number; path: string }[]> {
+/** A saved state on disk. */
+export interface SavedState {
+  readonly step: number;
+  readonly path: string;
+}
+
+/** The saved states of a run directory, the newest first. */
+export async function savedStates(directory: string): Promise<SavedState[]> {
   const names = await readdir(directory).catch(() => []);
   return names
     .flatMap((name) => {
@@ -31,13 +38,23 @@ async function stateFiles(directory: string): Promise<{ step: number; path: stri
     .sort((a, b) => b.step - a.step);
 }
 
-/** Writes `state-STEP.safetensors` atomically, then removes all but the newest two. */
-export async function saveRunState(directory: string, state: RunState): Promise<string> {
+/** The newest state that was saved before step `since`. */
+export function lastGoodState(states: readonly SavedState[], since: number): SavedState | undefined {
+  return states.find(({ step }) => step < since);
+}
+
+/**
+ * Writes `state-STEP.safetensors` atomically, then removes all but the newest two and the newest before step `good`.
+ * @throws InfinityError IO_ERROR, DISK_FULL; the states before stay
+ */
+export async function saveRunState(directory: string, state: RunState, good = Infinity): Promise<string> {
   const path = join(directory, `state-${String(state.step).padStart(8, '0')}.safetensors`);
   const tensors = new Map<string, TensorData>();
   for (const [name, { shape, data }] of state.tensors) tensors.set(name, fromFloat32(data, shape));
   await writeSafetensors(path, tensors, { step: String(state.step), config: JSON.stringify(state.config) });
-  for (const old of (await stateFiles(directory)).slice(KEPT)) await rm(old.path, { force: true });
+  const states = await savedStates(directory);
+  const last = lastGoodState(states, good);
+  for (const old of states.slice(KEPT)) if (old !== last) await rm(old.path, { force: true });
   return path;
 }
 
@@ -57,7 +74,7 @@ async function openRunState(path: string): Promise<RunState> {
 
 /** The newest state of a run directory, or undefined when it has none. A damaged newest file falls back to the one before. */
 export async function loadRunState(directory: string): Promise<RunState | undefined> {
-  const files = await stateFiles(directory);
+  const files = await savedStates(directory);
   let damage: unknown;
   for (const { path } of files) {
     try {

@@ -64,7 +64,7 @@ export class TokenizerTrainer implements Trainee {
     readonly source: DatasetSource,
     readonly autoencoder: Autoencoder,
     readonly optimizer: AdamW,
-    private readonly device: Device,
+    readonly device: Device,
   ) {
     this.schedule = parseGrids(config.schedule);
     this.quantizer = new MultiScaleQuantizer({

@@ -192,6 +192,10 @@ export class TransformerTrainer implements Trainee {
     return new TransformerTrainer(parts, optimizer);
   }
 
+  get device(): Device {
+    return this.parts.device;
+  }
+
   get source(): DatasetSource {
     return this.parts.source;
   }

@@ -86,7 +86,7 @@ describe('training', () => {
           if (event.step === 3) controller.abort(reason);
       }, reason);
     });
-    assert.deepEqual(await readdir(directory), ['state-00000003.safetensors']);
+    assert.deepEqual((await readdir(directory)).sort(), ['log.jsonl', 'state-00000003.safetensors']);
   });
 
   it('refuses to resume with another tokenizer; defaults of generation may change', async () => {
@@ -120,7 +120,14 @@ describe('training', () => {
     const directory = join(root, 'diverged');
     const wild = { optimizer: { ...optimizer, lr: 1e30, warmup_iterations: 0, clip: 1e30 } };
     await using(await open('tokenizer', wild), (t) =>
-      assert.rejects(runSome(t, directory), (e: unknown) => e instanceof InfinityError && e.code === 'NUMERICAL'),
+      assert.rejects(runSome(t, directory), (e: unknown) => {
+        assert.ok(e instanceof InfinityError && e.code === 'NUMERICAL', String(e));
+        const { step, tensor, lastGood } = e.fields;
+        assert.ok(Number(step) > 1 && typeof tensor === 'string', e.message);
+        assert.ok(e.message.includes(`step ${step}`) && e.message.includes(tensor), e.message);
+        assert.ok(lastGood === undefined || e.message.includes(String(lastGood)));
+        return true;
+      }),
     );
   });
 

@@ -1,0 +1,30 @@
+/** What a run needs of a training. */
+import type { Batch } from '../data/batch.js';
+import type { DatasetSource } from '../data/dataset.js';
+import type { Device } from '../device.js';
+import type { Tensor } from '../tensor.js';
+import type { AdamW, StepRates } from './optimizer.js';
+
+/** What distinguishes one training from another. */
+export interface Trainee {
+  readonly device: Device;
+  readonly source: DatasetSource;
+  readonly optimizer: AdamW;
+  /** Submits one step and resolves with its numbers. `lr` and `weightDecay` are those of this step. */
+  step(batch: Batch, step: number, rates: StepRates): Promise<StepNumbers>;
+  /** Weights in training, by name. */
+  weights(): Iterable<[string, Tensor]>;
+}
+
+/** What one step measured. */
+export interface StepNumbers {
+  readonly loss: number;
+  /** Global gradient norm before clipping. */
+  readonly gradNorm: number;
+  /** Terms of the loss and accuracies, by name. */
+  readonly metrics: Readonly<Record<string, number>>;
+  /** What is watched for divergence where that is not the loss: a loss with terms that may rise says nothing by itself. */
+  readonly watched?: number;
+  /** Part of the training in which the step lies, where there are several: each has a level of its own. */
+  readonly phase?: string;
+}
