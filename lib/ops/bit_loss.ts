@@ -37,14 +37,14 @@ export interface BitLoss {
   readonly correct: Tensor;
 }
 
-function lossParams(options: BitLossOptions, d: number): [bitFactor: number, smoothing: number] {
+export function lossParams(options: BitLossOptions, d: number): [bitFactor: number, smoothing: number] {
   const { reduction = 'mean', labelSmoothing = 0 } = options;
   if (!(labelSmoothing >= 0 && labelSmoothing <= 1))
     invalidArgument('labelSmoothing', 'a number from 0 to 1', labelSmoothing);
   return [reduction === 'mean' ? 1 / d : 1, labelSmoothing];
 }
 
-function checkWeight(op: string, weight: Tensor | null, x: Tensor, tokens: number): void {
+export function checkTokenWeight(op: string, weight: Tensor | null, x: Tensor, tokens: number): void {
   const fits = !weight || (weight.dtype === statistic(x) && weight.rank === 1 && tokens % weight.size === 0);
   checkShapes(op, fits, `weights [n] where n divides ${tokens}`, weight);
 }
@@ -67,7 +67,7 @@ export function bitLoss(gap: Tensor, bits: Tensor, weight: Tensor | null, option
   const d = gap.shape.at(-1) ?? 1;
   const labelled = bits.dtype === 'u8' && bits.size === gap.size && bits.shape.at(-1) === d;
   checkShapes('bit_loss', gap.rank >= 1 && labelled, 'gaps [..., D] and labels u8 [..., D]', gap, bits);
-  checkWeight('bit_loss', weight, gap, gap.size / d);
+  checkTokenWeight('bit_loss', weight, gap, gap.size / d);
   const params = lossParams(options, d);
   return scope(() => {
     const [loss, grad, perToken, correct] = run(Op.bitLoss, [gap, bits, weight], lossOutputs(gap, gap.shape), params);
@@ -101,7 +101,7 @@ export function bitCrossEntropy(
   checkShapes(op, !b || (b.rank === 1 && b.size === 2 * d && b.dtype === x.dtype), `a bias [${2 * d}]`, b);
   const labelled = bits.dtype === 'u8' && bits.shape.at(-1) === d && bits.size === tokens * d;
   checkShapes(op, labelled, `labels u8 [..., ${d}] for every row of x`, x, bits);
-  checkWeight(op, weight, x, tokens);
+  checkTokenWeight(op, weight, x, tokens);
   const params = lossParams(options, d);
   return scope(() => {
     const [head, bias] = [foldBitHead(w), b && foldBitHead(b)];

@@ -105,4 +105,7 @@ export const Op = {
   multiscaleResidual: { id: 92, name: 'multiscale_residual', inputs: 5, outputs: 5, params: 'uuuu' },
   bitHeadSample: { id: 93, name: 'bit_head_sample', inputs: 5, outputs: 4, params: 'ffufuuu' },
   bitHeadLoss: { id: 94, name: 'bit_head_loss', inputs: 5, outputs: 4, params: 'ff' },
+  indexLoss: { id: 95, name: 'index_loss', inputs: 3, outputs: 4, params: 'ff' },
+  indexLossBackward: { id: 96, name: 'index_loss_backward', inputs: 5, outputs: 1, params: 'ff' },
+  indexSample: { id: 97, name: 'index_sample', inputs: 4, outputs: 2, params: 'ffufuu' },
 } as const satisfies Record<string, OpDefinition>;

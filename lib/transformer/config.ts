@@ -42,6 +42,8 @@ export interface InfinityConfig {
   readonly swiglu: boolean;
   /** Normalise codes before `word_embed`. */
   readonly nm0: boolean;
+  /** Two logits a bit, or for comparison one for each of the 2^D codes of a token of at most 16 bits. */
+  readonly head: 'bitwise' | 'softmax';
   /** Linear layers of the classifier: 1, or 2 with a GELU between them. */
   readonly head_depth: number;
   /** Initial gain per channel on the cross attention's output; -1 for no such parameter. */
@@ -69,6 +71,7 @@ const RELEASED = {
   rms_norm: false,
   swiglu: false,
   nm0: false,
+  head: 'bitwise',
   head_depth: 1,
   cross_attn_layer_scale: -1,
   drop_path_rate: 0,
@@ -99,6 +102,9 @@ export function officialInfinityConfig(size: InfinitySize, overrides: Partial<In
 export function tokenBits(config: InfinityConfig): number {
   return config.vae_embed_dim * (config.apply_spatial_patchify ? 4 : 1);
 }
+
+/** Most bits of a token that the softmax head takes: 65,536 codes. */
+export const MAX_SOFTMAX_BITS = 16;
 
 /** Width of the feed-forward layer: a multiple of 256, halves to even; the plain width where that would be 0. */
 export function ffnHidden(embed_dim: number, mlp_ratio: number): number {
@@ -179,6 +185,9 @@ export function parseInfinityConfig(json: unknown): InfinityConfig {
   const mode = given.rope2d_normalized_by_hw ?? config.rope2d_normalized_by_hw;
   if (mode !== 0 && mode !== 1 && mode !== 2) refuse('rope2d_normalized_by_hw', '0, 1 or 2');
   config.rope2d_normalized_by_hw = mode;
+  const head = given.head ?? config.head;
+  if (head !== 'bitwise' && head !== 'softmax') refuse('head', "'bitwise' or 'softmax'");
+  config.head = head;
   const schedules = given.scale_schedules;
   if (schedules !== undefined) {
     if (!Array.isArray(schedules) || schedules.length === 0) refuse('scale_schedules', 'a list of schedules');
@@ -190,6 +199,8 @@ export function parseInfinityConfig(json: unknown): InfinityConfig {
     refuse('num_heads', `a divisor of ${embed_dim} that leaves heads of a multiple of 4`);
   if (depth % parsed.block_chunks !== 0) refuse('block_chunks', `a divisor of ${depth}`);
   if (parsed.head_depth > 2) refuse('head_depth', '1 or 2');
+  if (parsed.head === 'softmax' && tokenBits(parsed) > MAX_SOFTMAX_BITS)
+    refuse('head', `'bitwise' for tokens of ${tokenBits(parsed)} bits (a softmax takes at most ${MAX_SOFTMAX_BITS})`);
   const poolHeads = Math.floor(text_channels / (embed_dim <= 4096 ? 128 : 64));
   if (poolHeads < 1 || embed_dim % poolHeads !== 0)
     refuse('text_channels', `a width whose pooling heads (one per 128) divide ${embed_dim} evenly`);

@@ -1,19 +1,18 @@
 /**
- * The infinite-vocabulary classifier: two logits for each bit of a token, at 2j for bit j being 0 and 2j + 1 for it being 1.
- * Source: Infinity, infinity/models/basic.py (AdaLNBeforeHead), infinity/models/infinity.py, trainer.py (loss).
+ * What both classifiers share: the modulated norm before them, their layers, and how tokens are weighed. Source: Infinity,
+ * infinity/models/basic.py (AdaLNBeforeHead), trainer.py (loss).
  */
 import { Linear } from '../nn/linear.js';
-import { Module, type Tap, type WeightFormat } from '../nn/module.js';
+import { Module, type Tap } from '../nn/module.js';
 import { AdaLayerNorm, type AdaNorm, AdaRmsNorm } from '../nn/norm.js';
-import { type BitHeadSampleOptions, bitHeadSample, type DrawnBits } from '../ops/bit_head.js';
-import { type BitLoss, bitCrossEntropy, foldBitHead } from '../ops/bit_loss.js';
+import type { BitLoss } from '../ops/bit_loss.js';
+import type { BitSampleOptions } from '../ops/bits.js';
 import { silu } from '../ops/elementwise.js';
-import { unpackedWeight } from '../ops/packed.js';
 import { reshape, unbind } from '../ops/shape.js';
 import { scope, Tensor } from '../tensor.js';
 import { type ScaleSchedule, scaleTokens } from '../tokenizer/schedule.js';
 import { projectionInit } from './block.js';
-import { type InfinityConfig, tokenBits } from './config.js';
+import type { InfinityConfig } from './config.js';
 
 export type { BitLoss };
 
@@ -42,27 +41,6 @@ class AdaLNBeforeHead extends Module {
   }
 }
 
-/** The classifier. On a card a frozen one keeps, beside its two rows a bit, their difference: all that drawing needs. */
-class Classifier extends Linear {
-  private folded: { readonly head: Tensor; readonly bias: Tensor | null } | undefined;
-
-  /** One row a bit, and its bias: the classifier's own when frozen, else new tensors. */
-  fold(): { readonly head: Tensor; readonly bias: Tensor | null } {
-    if (this.folded) return this.folded;
-    const { weight, bias } = this.operands;
-    return { head: foldBitHead(weight), bias: bias && foldBitHead(bias) };
-  }
-
-  protected override pack(format: WeightFormat): void {
-    if (this.device.kind === 'cuda') {
-      const { head, bias } = this.fold();
-      this.folded = { head: this.keep(unpackedWeight(head, format)), bias: bias && this.keep(bias) };
-      head.dispose();
-    }
-    super.pack(format);
-  }
-}
-
 /** How the tokens and bits are weighed. */
 export interface BitLossOptions {
   readonly schedule: ScaleSchedule;
@@ -84,19 +62,29 @@ export function tokenWeights(schedule: ScaleSchedule, reweight: boolean): Float6
   return Float64Array.from(weights, (w) => w / sum);
 }
 
-/** Modulated norm and classifier: [B, L, C] -> two logits a bit, or their loss. */
-export class BitHead extends Module {
+/** Drawn bits, and what an observer may see of the draw. */
+export interface ChosenBits {
+  /** u8 [B, L, D] */
+  readonly bits: Tensor;
+  /** By the name that a tap sees it under. */
+  readonly seen: Readonly<Record<string, Tensor>>;
+}
+
+/** Modulated norm and classifier: [B, L, C] -> logits of the bits of every token, or their loss. */
+export abstract class Head<Out extends Linear = Linear> extends Module {
+  /** Uniform numbers that the draw of a token takes. */
+  abstract readonly drawsPerToken: number;
   private readonly norm: AdaLNBeforeHead;
   private readonly hidden: Linear | null;
-  private readonly out: Classifier;
+  protected readonly out: Out;
 
-  constructor(config: InfinityConfig) {
+  /** @param classifier makes the last layer */
+  protected constructor(config: InfinityConfig, classifier: (inputs: number) => Out) {
     super();
     const { embed_dim: C, head_depth } = config;
     this.norm = this.child('head_nm', new AdaLNBeforeHead(config));
     this.hidden = head_depth === 2 ? this.child('head.0', new Linear(C, C, { init: projectionInit(C) })) : null;
-    const init = projectionInit(C, 0.02);
-    this.out = this.child(head_depth === 2 ? 'head.2' : 'head', new Classifier(C, 2 * tokenBits(config), { init }));
+    this.out = this.child(head_depth === 2 ? 'head.2' : 'head', classifier(C));
   }
 
   condition(cond_BC: Tensor): HeadModulation {
@@ -110,39 +98,32 @@ export class BitHead extends Module {
     return this.hidden ? this.hidden.forward(y_BLC, { gelu: true }) : y_BLC;
   }
 
-  /** Logits [B, L, 2D] of what `normalize` returned. */
+  /** Logits [B, L, ...] of what `normalize` returned. */
   classify(h_BLC: Tensor): Tensor {
     return this.out.forward(h_BLC);
   }
 
-  /**
-   * Whether `sample` is the way to draw: on a card, where it leaves out the logits. On the processor bits come from `classify`,
-   * as in the reference: a draw within rounding of its probability may fall on the other side without them.
-   */
-  get samples(): boolean {
-    return this.device.kind === 'cuda';
-  }
-
-  /** Draws the bits of what `normalize` returned, in one pass. */
-  sample(h_RLC: Tensor, options: BitHeadSampleOptions): DrawnBits {
-    return scope(() => {
-      const { head, bias } = this.out.fold();
-      return bitHeadSample(h_RLC, head, bias, options);
-    });
-  }
+  /** Draws from logits of the conditional and, where there are any, the unconditional samples. */
+  abstract choose(cond: Tensor, uncond: Tensor | null, choice: BitSampleOptions): ChosenBits;
 
   /**
-   * Cross entropy of every bit against `bits` u8 [B, L, D], the mean over the batch of each picture's weighted tokens; the
-   * logits themselves are never made. Metrics: `perToken` and `correct` (bits that the larger logit predicts), [B · L].
+   * Cross entropy against `bits` u8 [B, L, D], the mean over the batch of each picture's weighted tokens, in nats a bit unless
+   * `reduction` says otherwise. Metrics: `perToken` and `correct` (bits that the likeliest choice has right), [B · L].
    * @param h_BLC what `normalize` returned
    */
   loss(h_BLC: Tensor, bits: Tensor, { schedule, reweight = false, ...options }: BitLossOptions): BitLoss {
     const weights = tokenWeights(schedule, reweight);
     const values = this.dtype === 'f64' ? weights : Float32Array.from(weights);
-    const { weight, bias } = this.out.operands;
     return scope(() => {
       const weight_L = Tensor.from(values, [values.length], this.dtype, this.device);
-      return bitCrossEntropy(h_BLC, weight, bias, bits, weight_L, options);
+      return this.crossEntropy(h_BLC, bits, weight_L, options);
     });
   }
+
+  protected abstract crossEntropy(
+    h_BLC: Tensor,
+    bits: Tensor,
+    weight_L: Tensor,
+    options: Pick<BitLossOptions, 'reduction' | 'labelSmoothing'>,
+  ): BitLoss;
 }

@@ -12,11 +12,13 @@ import { cat, reshape } from '../ops/shape.js';
 import { checkpoint } from '../tape.js';
 import { scope, Tensor, unscoped } from '../tensor.js';
 import { type ScaleSchedule, scaleOffsets, scaleTokens, tokenCount } from '../tokenizer/schedule.js';
+import { BitHead } from './bit_head.js';
 import { type BlockContext, CrossAttnBlock, projectionInit } from './block.js';
 import { dropPathRates, type InfinityConfig, ropeFinest, tokenBits } from './config.js';
-import { BitHead, type BitLoss, type BitLossOptions } from './head.js';
+import type { BitLoss, BitLossOptions, Head } from './head.js';
 import { infinityOptionOf } from './infer_config.js';
 import { rope2dTable } from './rope.js';
+import { SoftmaxHead } from './softmax_head.js';
 import { type TextCondition, TextConditioner, type TextFeatures, type TextRows } from './text.js';
 import { appendRows, LearnedText, projectText, type TextMemory } from './text_memory.js';
 
@@ -45,7 +47,7 @@ export interface ForwardOptions {
 export class InfinityTransformer extends Module {
   readonly text: TextConditioner;
   readonly blocks: readonly CrossAttnBlock[];
-  readonly head: BitHead;
+  readonly head: Head;
   private readonly posStart: Tensor;
   private readonly lvlEmbed: Tensor;
   private readonly norm0: Norm | null;
@@ -70,7 +72,7 @@ export class InfinityTransformer extends Module {
       const name = block_chunks === 1 ? `blocks.${i}` : `block_chunks.${Math.floor(i / chunk)}.module.${i % chunk}`;
       return this.child(name, new CrossAttnBlock(config));
     });
-    this.head = this.child('', new BitHead(config));
+    this.head = this.child('', config.head === 'softmax' ? new SoftmaxHead(config) : new BitHead(config));
   }
 
   protected override ignores(name: string): boolean {
@@ -149,7 +151,7 @@ export class InfinityTransformer extends Module {
   }
 
   /**
-   * Teacher forcing: logits of all scales at once, [B, L, 2D].
+   * Teacher forcing: logits of all scales at once, [B, L, 2D] (of the softmax head [B, L, 2^D]).
    * @param x_BLD inputs of all scales but the first (sums of codes so far, resized), [B, L - 1, D]; null for one scale
    */
   forward(x_BLD: Tensor | null, options: ForwardOptions): Tensor {

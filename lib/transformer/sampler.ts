@@ -5,15 +5,15 @@
 import { setImmediate } from 'node:timers/promises';
 import { invalidArgument } from '../errors.js';
 import type { Tap } from '../nn/module.js';
-import { bitSample, drawKeys, type UniformSource } from '../ops/bits.js';
+import { drawKeys, type UniformSource } from '../ops/bits.js';
 import { add, scale } from '../ops/elementwise.js';
 import { repeat0 } from '../ops/shape.js';
 import { scope, Tensor, unscoped } from '../tensor.js';
 import { addCodes, codesOfTokens, nextInput, tokensOfMap } from '../tokenizer/bit_tokens.js';
 import { forceBits, type KeptSums, keepSum } from '../tokenizer/kept.js';
 import { finestGrid, patchifySchedule, type ScaleSchedule, scaleOffsets, scaleTokens } from '../tokenizer/schedule.js';
+import { BitHead } from './bit_head.js';
 import type { BlockCondition } from './block.js';
-import { tokenBits } from './config.js';
 import { conditional, Guidance, type PerScale, perScale, unconditional } from './guidance.js';
 import type { HeadModulation } from './head.js';
 import { type InfinityTransformer, MAX_SCALES } from './infinity.js';
@@ -36,15 +36,15 @@ export interface SampleOptions {
   readonly guidanceLayers?: readonly number[];
   /** Temperature that divides the logits, default 1. */
   readonly tau?: PerScale;
-  /** 0 leaves both values of a bit, 1 takes the likelier one. Default 0. */
+  /** 0 leaves all values of a bit or codes of a token, 1 takes the likeliest one, k the k likeliest. Default 0. */
   readonly topK?: number;
-  /** A value of a bit whose probability is at most 1 − topP is never drawn. Default 0: off. */
+  /** Values that are the least likely and hold at most 1 − topP of the probability are never drawn. Default 0: off. */
   readonly topP?: number;
   /** Bits u8 [B, L, D] of a scale, or [1, L, D] for all pictures: 0 and 1 replace the drawn ones, `FREE_BIT` leaves them. */
   readonly forced?: readonly (Uint8Array | undefined)[];
   /** Where the running sum is that of another picture, whatever the bits. */
   readonly kept?: KeptSums;
-  /** Recorded uniform numbers [B, L, D] of a scale; by default Philox. */
+  /** Recorded uniform numbers [B, L, D] of a scale ([B, L, 1] for the softmax head); by default Philox. */
   readonly draws?: readonly (Float32Array | undefined)[];
   readonly signal?: AbortSignal;
   /** Sees `input.sK`, `hidden.sK`, `logits.sK` (guided, divided by tau), `prob_of_0.sK`, `sampled_class.sK`. */
@@ -183,13 +183,13 @@ class Sampler {
     const { model, options, B, guidance } = this;
     const { topK, topP, tap } = options;
     const choice = { guidance: guidance.strengths[k]!, tau: this.tau[k]!, topK, topP, draws: this.draws(k) };
-    if (model.head.samples && !tap) return model.head.sample(h_RLC, { images: B, ...choice }).bits;
-    const logits = model.head.classify(h_RLC);
+    const { head } = model;
+    if (head instanceof BitHead && head.samples && !tap) return head.sample(h_RLC, { images: B, ...choice }).bits;
+    const logits = head.classify(h_RLC);
     if (tap) tap(`logits.s${k}`, scale(both ? guidance.mix(logits, k, B) : logits, 1 / this.tau[k]!));
-    const sampled = bitSample(conditional(logits, B), both ? unconditional(logits, B) : null, choice);
-    tap?.(`prob_of_0.s${k}`, sampled.prob0);
-    tap?.(`sampled_class.s${k}`, sampled.bits);
-    return sampled.bits;
+    const { bits, seen } = head.choose(conditional(logits, B), both ? unconditional(logits, B) : null, choice);
+    if (tap) for (const [name, tensor] of Object.entries(seen)) tap(`${name}.s${k}`, tensor);
+    return bits;
   }
 
   /** Sum of the codes up to scale k, at the finest grid. */
@@ -210,14 +210,12 @@ class Sampler {
     return this.guidance.rowsAt(k, B) > B ? repeat0(x_BLC, 2) : x_BLC;
   }
 
-  private tokenShape(k: number): number[] {
-    return [this.B, scaleTokens(this.options.schedule[k]!), tokenBits(this.model.config)];
-  }
-
   private draws(k: number): UniformSource {
     const recorded = this.options.draws?.[k];
     if (!recorded) return { keys: this.keys, scale: k };
-    return Tensor.from(recorded, this.tokenShape(k), this.model.dtype, this.model.device);
+    const { head, dtype, device } = this.model;
+    const shape = [this.B, scaleTokens(this.options.schedule[k]!), head.drawsPerToken];
+    return Tensor.from(recorded, shape, dtype, device);
   }
 
   private force(drawn: Tensor, k: number): Tensor {

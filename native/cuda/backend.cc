@@ -86,7 +86,7 @@ struct FaultMeaning {
   const char *code, *message;
 };
 constexpr FaultMeaning kFaults[] = {
-    {cuda::kNotANumber, "NUMERICAL", "The logits of a bit are not numbers."},
+    {cuda::kNotANumber, "NUMERICAL", "The logits are not numbers."},
     {cuda::kIdOutOfRange, "INVALID_ARGUMENT",
      "Expected ids below the number of rows of the table but received one outside."},
     {cuda::kKeyRange, "INVALID_ARGUMENT", "a key range leaves the rows of k"},

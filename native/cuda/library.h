@@ -24,7 +24,7 @@ struct DeviceInfo {
 
 // Bits of a request's fault word. A kernel that finds one goes on; the next read of the request reports it.
 enum Fault : uint32_t {
-  kNotANumber = 1,    // the logits of a bit are not numbers
+  kNotANumber = 1,    // the logits of a bit or of a token are not numbers
   kIdOutOfRange = 2,  // an id that names no row of its table
   kKeyRange = 4,      // a key range leaves the rows of k
 };

@@ -3,8 +3,8 @@ import type { Device } from '../../lib/device.js';
 import { placed } from '../../lib/nn/module.js';
 import { bitSample, drawKeys } from '../../lib/ops/bits.js';
 import { scope } from '../../lib/tensor.js';
+import { BitHead } from '../../lib/transformer/bit_head.js';
 import { officialInfinityConfig } from '../../lib/transformer/config.js';
-import { BitHead } from '../../lib/transformer/head.js';
 import { assertClean, isaDevices, random } from '../support/numeric.js';
 
 const [B, L, C, D] = [2, 5, 96, 14];

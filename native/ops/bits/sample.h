@@ -44,7 +44,7 @@ void sampleBits(const KernelArgs& a, const BitSampleParams& p, const TensorView&
       }
     }
   });
-  if (invalid.load(std::memory_order_relaxed)) a.fail("NUMERICAL", "The logits of a bit are not numbers.");
+  if (invalid.load(std::memory_order_relaxed)) a.fail("NUMERICAL", "The logits are not numbers.");
 }
 
 }  // namespace
