@@ -13,6 +13,7 @@ export const RandomStream = {
   dropScale: 3,
   dropText: 4,
   dropPath: 5,
+  resolution: 6,
 } as const;
 
 /** Which number of a seed: each different counter gives an independent draw. */

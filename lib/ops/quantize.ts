@@ -7,13 +7,13 @@
 import { invalidArgument } from '../errors.js';
 import { scope, type Tensor } from '../tensor.js';
 import { checkShapes } from './check.js';
-import { add, scale, sub } from './elementwise.js';
+import { scale } from './elementwise.js';
 import { Op, type OpDefinition } from './generated.js';
 import { differentiable } from './record.js';
 import { like, run, statistic } from './run.js';
 
-/** Entries of the joint codebook that LFQ's entropies go through: 2^16. */
-const MAX_JOINT_BITS = 16;
+/** Bits of the joint codebook that LFQ's entropies go through: 2^16 entries. */
+export const MAX_JOINT_BITS = 16;
 
 /** x / max(|x|, 1e-12) over the last axis. */
 export function l2Normalize(x: Tensor): Tensor {
@@ -133,21 +133,4 @@ export function lfqPenalties(
   const magnitude = spherical ? length / Math.sqrt(d) : length;
   const params = [4 * inverseTemperature * magnitude, magnitude];
   return penalties(Op.jointPenalties, Op.jointPenaltiesBackward, z, [2 ** d], params);
-}
-
-export interface LfqLossWeights {
-  /** Default 0.1. */
-  readonly entropyWeight?: number;
-  /** Of the codebook entropy beside the per-sample entropy, default 1. */
-  readonly diversityGamma?: number;
-  /** Default 0.25. */
-  readonly commitmentWeight?: number;
-}
-
-/** The loss of LFQ from its penalties, []: entropyWeight * (per-sample - diversityGamma * codebook) + commitmentWeight * commitment. */
-export function lfqLoss(penalties: Penalties, weights: LfqLossWeights = {}): Tensor {
-  const { entropyWeight = 0.1, diversityGamma = 1, commitmentWeight = 0.25 } = weights;
-  const { perSampleEntropy, codebookEntropy, commitment } = penalties;
-  const entropy = sub(perSampleEntropy, scale(codebookEntropy, diversityGamma));
-  return add(scale(entropy, entropyWeight), scale(commitment, commitmentWeight));
 }

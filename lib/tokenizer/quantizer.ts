@@ -1,5 +1,6 @@
 /**
- * The multi-scale residual quantiser over unit vectors (BSQ): the definition, differentiable, with the official options.
+ * The multi-scale residual quantiser, over unit vectors (BSQ) or raw ones (LFQ): the definition, differentiable, with the
+ * official options.
  * Sources: Infinity, infinity/models/bsq_vae/multiscale_bsq.py (MultiScaleBSQ.forward); BitVAE,
  * bitvae/modules/quantizer/multiscale_bsq.py (its losses, random flips and dropped scales).
  */
@@ -11,7 +12,14 @@ import { add, mul, scale, sub } from '../ops/elementwise.js';
 import { linear } from '../ops/linear.js';
 import { multiscaleResidual } from '../ops/multiscale.js';
 import { layerNorm } from '../ops/norm.js';
-import { bsqPenalties, bsqQuantize, type Penalties } from '../ops/quantize.js';
+import {
+  bsqPenalties,
+  bsqQuantize,
+  lfqPenalties,
+  lfqQuantize,
+  type Penalties,
+  type Quantized,
+} from '../ops/quantize.js';
 import { resizeArea, resizeLinear } from '../ops/resize.js';
 import { reshape, zerosLike } from '../ops/shape.js';
 import { type DType, scope, type Tensor } from '../tensor.js';
@@ -20,10 +28,21 @@ import type { ScaleSchedule } from './schedule.js';
 
 const LAYER_NORM_EPS = 1e-6;
 
+export const QUANTIZER_KINDS = ['bsq', 'lfq'] as const;
+export type QuantizerKind = (typeof QUANTIZER_KINDS)[number];
+
 /** Options of the official quantiser; those of inference need `codebookDim` alone. */
 export interface QuantizerConfig {
   /** Bits of a latent position, d. */
   readonly codebookDim: number;
+  /**
+   * "bsq", the default: unit vectors, codes +-1/sqrt(d), entropies bit by bit, memory linear in d. "lfq": features as they are,
+   * codes +-codebookScale, entropies over all 2^d codes.
+   */
+  readonly kind?: QuantizerKind;
+  /** LFQ's code elements, 1 by default; `spherical` gives inputs and codes that length instead. */
+  readonly codebookScale?: number;
+  readonly spherical?: boolean;
   /** Channels of the features; where it is not d, learned projections lead in and out. */
   readonly dim?: number;
   /** Layer norm before the first scale ("ln_before_quant"); `bySqrt` starts its weight at 1/sqrt(d). */
@@ -34,7 +53,7 @@ export interface QuantizerConfig {
   readonly removeResidualDetach?: boolean;
   /** false: the straight-through gradient is 1/sqrt(d) of itself ("new_quant" off). */
   readonly newQuant?: boolean;
-  /** Weights in the loss of a scale: official 0.25 and 0.1. */
+  /** Weights in the loss of a scale: official 0.25 and 0.1. BSQ's entropies are divided by the inverse temperature as well. */
   readonly commitmentWeight?: number;
   readonly entropyWeight?: number;
   /** zeta * (gamma0 * per-sample entropy - gamma * codebook entropy): official 1 each. */
@@ -141,7 +160,7 @@ export class MultiScaleQuantizer extends Module {
   /** The bits of `quantize` alone; for plain options in one pass over the features, without gradient. */
   encode(features_BHWC: Tensor, schedule: ScaleSchedule): Tensor[] {
     return scope(() => {
-      if (this.config.decayFactor) return this.quantize(features_BHWC, schedule).bits;
+      if (this.config.decayFactor || this.config.kind === 'lfq') return this.quantize(features_BHWC, schedule).bits;
       const grids = schedule.map(([, h, w]) => [h, w] as const);
       return splitScales(multiscaleResidual(this.prepare(features_BHWC), grids).bits_BLD, schedule);
     });
@@ -156,7 +175,7 @@ export class MultiScaleQuantizer extends Module {
       const { sum_BHWd, scales } = this.walk(this.prepare(features_BHWC), schedule, options);
       if (scales.length === 0)
         invalidArgument('dropped', 'at least one scale that stays', options.dropped, 'Protect the last scale.');
-      const losses = scales.map(({ z }) => this.scaleLoss(bsqPenalties(z, this.config.inverseTemperature)));
+      const losses = scales.map(({ z }) => this.scaleLoss(this.penalties(z)));
       return {
         quantized: this.finish(sum_BHWd),
         loss: scale(losses.reduce(add), 1 / losses.length),
@@ -167,12 +186,29 @@ export class MultiScaleQuantizer extends Module {
     });
   }
 
+  /** One scale, [..., d]. */
+  code(x: Tensor): Quantized {
+    const { codebookDim: d, kind, codebookScale, spherical, newQuant = true } = this.config;
+    return kind === 'lfq'
+      ? lfqQuantize(x, { scale: codebookScale, spherical })
+      : bsqQuantize(x, newQuant ? 1 : 1 / Math.sqrt(d));
+  }
+
+  /** Penalties on what `code` quantised, [..., d]. @throws InfinityError INVALID_ARGUMENT for LFQ above 16 bits */
+  penalties(z: Tensor): Penalties {
+    const { kind, codebookScale, spherical, inverseTemperature } = this.config;
+    return kind === 'lfq'
+      ? lfqPenalties(z, { scale: codebookScale, spherical, inverseTemperature })
+      : bsqPenalties(z, inverseTemperature);
+  }
+
   /** Loss of one scale from its penalties, []. */
   scaleLoss({ perSampleEntropy, codebookEntropy, commitment }: Penalties): Tensor {
     const { commitmentWeight = 0.25, entropyWeight = 0.1, zeta = 1, gamma0 = 1, gamma = 1 } = this.config;
-    const { inverseTemperature = 100 } = this.config;
+    const { kind, inverseTemperature = 100 } = this.config;
     const entropy = sub(scale(perSampleEntropy, gamma0), scale(codebookEntropy, gamma));
-    return add(scale(commitment, commitmentWeight), scale(entropy, (entropyWeight * zeta) / inverseTemperature));
+    const share = (entropyWeight * zeta) / (kind === 'lfq' ? 1 : inverseTemperature);
+    return add(scale(commitment, commitmentWeight), scale(entropy, share));
   }
 
   private prepare(features_BHWC: Tensor): Tensor {
@@ -190,7 +226,7 @@ export class MultiScaleQuantizer extends Module {
     schedule: ScaleSchedule,
     { dropped, flips, tap }: QuantizerTrainOptions,
   ): { sum_BHWd: Tensor; scales: Scale[] } {
-    const { codebookDim: d, decayFactor = false, removeResidualDetach = false, newQuant = true } = this.config;
+    const { decayFactor = false, removeResidualDetach = false } = this.config;
     const [, H = 0, W = 0] = latent_BHWd.shape;
     if (schedule.length === 0) invalidArgument('schedule', 'at least one scale', schedule);
     const scales: Scale[] = [];
@@ -200,7 +236,7 @@ export class MultiScaleQuantizer extends Module {
       tap?.(`residual.${k}`, residual);
       if (!dropped?.[k]) {
         const input_Bhwd = resizeArea(residual, [h, w]);
-        const { z, codes, bits } = bsqQuantize(input_Bhwd, newQuant ? 1 : 1 / Math.sqrt(d));
+        const { z, codes, bits } = this.code(input_Bhwd);
         for (const [name, value] of Object.entries({ lfq_in: input_Bhwd, bits, codes })) tap?.(`${name}.${k}`, value);
         scales.push({ k, z, bits });
         const draws = flips?.draws[k];

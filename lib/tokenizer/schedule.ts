@@ -50,6 +50,11 @@ export function parseGrids(text: string): ScaleSchedule {
   });
 }
 
+/** The inverse of `parseGrids`, for schedules of still pictures. */
+export function formatGrids(schedule: ScaleSchedule): string {
+  return schedule.map(([, h, w]) => (h === w ? `${h}` : `${h}x${w}`)).join(' ');
+}
+
 function buildTemplates(): ReadonlyMap<number, ScaleSchedule> {
   const templates = new Map<number, ScaleSchedule>();
   for (const [ratio, grids] of BASE_GRIDS) {

@@ -36,7 +36,8 @@ export interface RunConfig {
   readonly divergence?: DivergenceConfig;
 }
 
-function refuse(field: string, expected: string, value: unknown): never {
+/** @throws InfinityError INVALID_ARGUMENT that names the field */
+export function refuseField(field: string, expected: string, value: unknown): never {
   throw new InfinityError(
     'INVALID_ARGUMENT',
     `Expected ${expected} for '${field}' of the training config but received ${describe(value)}.`,
@@ -113,10 +114,10 @@ function refuseUnknown(config: Readonly<Record<string, unknown>>, rules: readonl
   const known = new Set(rules.flatMap(([path]) => [path, path.split('.')[0]!]));
   const whole = new Set(rules.map(([path]) => path));
   for (const [key, value] of Object.entries(config)) {
-    if (!known.has(key)) refuse(key, 'no such field', value);
+    if (!known.has(key)) refuseField(key, 'no such field', value);
     if (whole.has(key) || !isObject(value)) continue;
     for (const [inner, v] of Object.entries(value))
-      if (!known.has(`${key}.${inner}`)) refuse(`${key}.${inner}`, 'no such field', v);
+      if (!known.has(`${key}.${inner}`)) refuseField(`${key}.${inner}`, 'no such field', v);
   }
 }
 
@@ -125,10 +126,11 @@ function refuseUnknown(config: Readonly<Record<string, unknown>>, rules: readonl
  * @throws InfinityError INVALID_ARGUMENT naming the first field that is missing, unknown or out of range
  */
 export function checkRunConfig<T extends RunConfig>(config: unknown, own: readonly Rule[]): T {
-  if (!isObject(config)) return refuse('(root)', 'an object', config);
+  if (!isObject(config)) return refuseField('(root)', 'an object', config);
   const rules = [...RUN_RULES, ...own];
   refuseUnknown(config, rules);
-  for (const [path, expected, check] of rules) if (!check(at(config, path))) refuse(path, expected, at(config, path));
+  for (const [path, expected, check] of rules)
+    if (!check(at(config, path))) refuseField(path, expected, at(config, path));
   checkDatasetSpec({ ...(config.dataset as object) });
   return config as unknown as T;
 }
@@ -156,7 +158,7 @@ export function checkPictureSize(dataset: DatasetSpec, schedule: ScaleSchedule, 
   const [height, width] = pixelSize(schedule, patchSize);
   const [rows, columns] = sampleSize(dataset);
   if (height !== rows || width !== columns)
-    refuse('dataset.size', `${height} x ${width}, the finest grid of the tokenizer in pixels,`, dataset.size);
+    refuseField('dataset.size', `${height} x ${width}, the finest grid of the tokenizer in pixels,`, dataset.size);
 }
 
 /** @throws InfinityError IO_ERROR when the file cannot be read, INVALID_ARGUMENT when it is not JSON */

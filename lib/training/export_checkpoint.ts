@@ -8,16 +8,20 @@ import type { Tensor } from '../tensor.js';
 /**
  * The state dict of `module` in bf16, with averaged weights where there are any. What a released checkpoint holds.
  * @param prefix of the module's names among the averages
+ * @param factorOf what each tensor is multiplied with, by its name
  */
 export async function exportWeights(
   module: Module,
   averages: ReadonlyMap<string, Tensor>,
   prefix = '',
+  factorOf: (name: string) => number = () => 1,
 ): Promise<Map<string, TensorData>> {
   const tensors = new Map<string, TensorData>();
   for (const [name, { shape, data }] of await module.stateDict()) {
     const average = averages.get(prefix + name);
-    tensors.set(name, fromFloat32(average ? Float32Array.from(await average.readFloats()) : data, shape, 'BF16'));
+    const values = average ? Float32Array.from(await average.readFloats()) : data;
+    const factor = factorOf(name);
+    tensors.set(name, fromFloat32(factor === 1 ? values : values.map((v) => v * factor), shape, 'BF16'));
   }
   return tensors;
 }

@@ -1,10 +1,13 @@
-/** Learning rate and weight decay over iterations. Source: Infinity, infinity/utils/lr_control.py. */
+/**
+ * Learning rate and weight decay over iterations. Sources: Infinity, infinity/utils/lr_control.py; BitVAE, whose tokenizers
+ * train with step<T>, a constant rate that drops once (its lr_drop and lr_drop_rate).
+ */
 import { invalidArgument } from '../errors.js';
 import { roundHalfEven } from '../transformer/rope.js';
 
 /** A schedule and the run it belongs to. */
 export interface LrScheduleOptions {
-  /** lin0, lin, lin00, lin<T> with T in (0, 1), cos or exp. */
+  /** lin0, lin, lin00, lin<T> with T in (0, 1), cos, exp, or step<T>. */
   readonly schedule: string;
   /** A fraction (of an epoch) is rounded to the nearest iteration, halves to even. */
   readonly warmupIterations: number;
@@ -32,23 +35,28 @@ function afterWarmup(schedule: string, p: number, end: number): number {
     case 'exp':
       return p < PLATEAU.exp ? 1 : end ** ((p - PLATEAU.exp) / (1 - PLATEAU.exp));
   }
-  const turn = turnOf(schedule) ?? invalidArgument('schedule', LR_SCHEDULES, schedule);
+  const drop = shareOf('step', schedule);
+  if (drop !== undefined) return p < drop ? 1 : end;
+  const turn = shareOf('lin', schedule) ?? invalidArgument('schedule', LR_SCHEDULES, schedule);
   const mid = (1 + end + (1 - end) * (1 - turn)) / 2;
   return p < turn ? 1 + ((mid - 1) * p) / turn : end + ((mid - end) * (1 - p)) / (1 - turn);
 }
 
 /** The names of the schedules, for messages. */
-export const LR_SCHEDULES = 'lin0, lin, lin00, lin<T> (T between 0 and 1), cos or exp';
+export const LR_SCHEDULES = 'lin0, lin, lin00, lin<T> (T between 0 and 1), cos, exp or step<T>';
 
 /** Whether this is the name of a schedule. */
 export function isLrSchedule(name: unknown): boolean {
-  return typeof name === 'string' && (/^(lin0|lin|lin00|cos|exp)$/.test(name) || turnOf(name) !== undefined);
+  return (
+    typeof name === 'string' &&
+    (/^(lin0|lin|lin00|cos|exp)$/.test(name) || ['lin', 'step'].some((kind) => shareOf(kind, name) !== undefined))
+  );
 }
 
-/** The T of lin<T>. */
-function turnOf(name: string): number | undefined {
-  const turn = Number(/^lin(0?\.\d+)$/.exec(name)?.[1]);
-  return turn > 0 && turn < 1 ? turn : undefined;
+/** The T of lin<T> and step<T>. */
+function shareOf(kind: string, name: string): number | undefined {
+  const share = name.startsWith(kind) ? Number(/^0?\.\d+$/.exec(name.slice(kind.length))?.[0]) : 0;
+  return share > 0 && share < 1 ? share : undefined;
 }
 
 /** Multiplier of the peak learning rate at `iteration`, counted from 0. */

@@ -21,6 +21,13 @@ describe('learning rate schedule', () => {
     for (const schedule of ['lin0', 'lin', 'lin00', 'lin0.4', 'cos', 'exp'])
       assert.ok(Math.abs(lrFactor(999, { ...lin0, schedule }) - 0.3) < 1e-12, schedule);
   });
+  it('step drops once, as the published tokenizers train: by 0.1 at step 450,000 of 500,000', () => {
+    const step = { schedule: 'step0.9', warmupIterations: 0, maxIterations: 500000, startFactor: 1, endFactor: 0.1 };
+    assert.deepEqual(
+      [0, 1, 449999, 450000, 499999].map((iteration) => lrFactor(iteration, step)),
+      [1, 1, 1, 0.1, 0.1],
+    );
+  });
   it('refuses an unknown name', () => {
     assert.throws(
       () => lrFactor(50, { ...lin0, schedule: 'sawtooth' }),

@@ -1,12 +1,12 @@
-/** One training step of the tokenizer after BitVAE: losses and gradients. The perceptual network is a constant 0. */
+/** One training step of the tokenizer after BitVAE: losses and gradients, by the trainer's own code. The perceptual network is a constant 0. */
 import { add, scale } from '../../../lib/ops/elementwise.js';
-import { l1Loss, l2Loss } from '../../../lib/ops/loss.js';
 import { Tape } from '../../../lib/tape.js';
 import { Tensor } from '../../../lib/tensor.js';
 import { Autoencoder } from '../../../lib/tokenizer/autoencoder.js';
 import { parseAutoencoderConfig } from '../../../lib/tokenizer/config.js';
 import { MultiScaleQuantizer } from '../../../lib/tokenizer/quantizer.js';
 import type { ScaleSchedule } from '../../../lib/tokenizer/schedule.js';
+import { tokenizerLosses } from '../../../lib/training/tokenizer_losses.js';
 import { Activations, giveGradientDigests, giveParameterGradients, gradientOf } from '../activations.js';
 import { channelsFirst, channelsLast, download, upload } from '../array.js';
 import { CaseError, type GoldenCase } from '../case.js';
@@ -47,7 +47,8 @@ export async function bitvaeStep(c: GoldenCase): Promise<void> {
   if ((args.quantizer_type ?? 'MultiScaleBSQ') !== 'MultiScaleBSQ')
     throw new CaseError(`unknown quantizer_type ${args.quantizer_type}`);
   // Whatever is not "l1" is the squared error there.
-  const reconstruction = args.recon_loss_type === 'l1' ? l1Loss : l2Loss;
+  const isL1 = args.recon_loss_type === 'l1';
+  const allWeight = args.lfq_weight * args.commitment_loss_weight;
   const options = pickQuantizerOptions(args);
   using model = new Autoencoder(parseAutoencoderConfig(args));
   model.load(await c.weights());
@@ -59,46 +60,43 @@ export async function bitvaeStep(c: GoldenCase): Promise<void> {
   const scales = new Activations(c, 'out.');
   const tape = new Tape().watch(...[...model.namedParameters()].map(([, parameter]) => parameter));
   const seen = tape.run(() => {
-    const features = model.encode(image);
-    tape.watch(features);
-    const { quantized, loss, losses, kept } = quantizer.train(features, schedule, { ...train, tap: scales.tap });
-    const recon = model.decodeUnclamped(quantized);
-    const reconLoss = scale(reconstruction(recon, image), args.l1_weight);
-    const commitment = scale(loss, args.lfq_weight);
-    // A view is unknown to the tape: the sum is a constant here.
-    const all = scale(l2Loss(features, quantized.view(quantized.shape)), args.lfq_weight * args.commitment_loss_weight);
-    return {
-      features,
-      quantized,
-      recon,
-      losses,
-      kept,
-      reconLoss,
-      commitment,
-      all,
-      total: add(add(reconLoss, commitment), all),
+    const weights = {
+      l1: isL1 ? args.l1_weight : 0,
+      l2: isL1 ? 0 : args.l1_weight,
+      quantizer: args.lfq_weight,
+      // Only asked for a gradient by an option, and reported in the total anyway.
+      residual: args.compute_all_commitment ? allWeight : 0,
     };
+    const tap = (name: string, value: Tensor): void => {
+      if (name === 'features') tape.watch(value);
+      else scales.tap(name, value);
+    };
+    return tokenizerLosses({ autoencoder: model, quantizer }, weights, image, schedule, { ...train, tap });
   });
   using one = Tensor.from([1], []);
-  // The commitment of the whole sum is reported in the total, and only asked for a gradient by an option.
-  const trained = [seen.reconLoss, seen.commitment, ...(args.compute_all_commitment ? [seen.all] : [])];
-  const found = tape.backward(trained.map((of) => ({ of, cotangent: one })));
+  const found = tape.backward([{ of: seen.total, cotangent: one }]);
+  const { terms } = seen;
+  using reconLoss = scale(isL1 ? terms.l1 : terms.l2, args.l1_weight);
+  using commitment = scale(terms.quantizer, args.lfq_weight);
+  using all = scale(terms.residual, allWeight);
+  using total = args.compute_all_commitment ? seen.total.view([]) : add(seen.total, all);
 
   c.give('out.features', goldenMap(await download(seen.features)));
   c.give('out.quantized', goldenMap(await download(seen.quantized)));
-  c.give('out.recon', goldenMap(await download(seen.recon)));
+  c.give('out.recon', goldenMap(await download(seen.image)));
   c.give('out.kept_scales', seen.kept);
   c.give('out.scale_losses', await readScalars(seen.losses));
   await scales.give(goldenMap);
   c.give('out.loss.perceptual_loss', 0);
-  c.give('out.loss.recon_loss', await download(seen.reconLoss, [1]));
-  c.give('out.loss.commitment_loss', await download(seen.commitment, [1]));
-  c.give('out.loss.all_commitment_loss', await download(seen.all, [1]));
-  c.give('out.loss.total', await download(seen.total, [1]));
+  c.give('out.loss.recon_loss', await download(reconLoss, [1]));
+  c.give('out.loss.commitment_loss', await download(commitment, [1]));
+  c.give('out.loss.all_commitment_loss', await download(all, [1]));
+  c.give('out.loss.total', await download(total, [1]));
   c.give('out.grad_features', channelsFirst(await gradientOf(found, seen.features)));
   await giveParameterGradients(c, 'out.grad.', model, found);
   await giveGradientDigests(c, param_names, model, found);
   found.dispose();
-  const { kept: _, losses, ...tensors } = seen;
-  for (const tensor of [...Object.values(tensors), ...losses, ...owned]) tensor.dispose();
+  const { features, quantized, image: recon, losses } = seen;
+  for (const tensor of [features, quantized, recon, seen.total, ...losses, ...Object.values(terms), ...owned])
+    tensor.dispose();
 }

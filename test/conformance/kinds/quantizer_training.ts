@@ -1,14 +1,7 @@
 /** The quantisers in training: losses, their parts, and gradients with respect to the features. */
 
 import { scale } from '../../../lib/ops/elementwise.js';
-import {
-  bsqPenalties,
-  bsqQuantize,
-  lfqLoss,
-  lfqPenalties,
-  lfqQuantize,
-  type Penalties,
-} from '../../../lib/ops/quantize.js';
+import type { Penalties } from '../../../lib/ops/quantize.js';
 import { reshape } from '../../../lib/ops/shape.js';
 import { Tape } from '../../../lib/tape.js';
 import { scope, Tensor } from '../../../lib/tensor.js';
@@ -105,7 +98,7 @@ export async function bsqTrain(c: GoldenCase): Promise<void> {
     // Tokens in any arrangement are one scale of a quantiser.
     const rows = x.size / dim;
     const { quantized, loss, bits } = quantizer.train(reshape(x, [1, rows, 1, dim]), [[1, rows, 1]]);
-    const penalties = bsqPenalties(bsqQuantize(x).z, config.inverseTemperature);
+    const penalties = quantizer.penalties(quantizer.code(x).z);
     const commitment = scale(penalties.commitment, weight);
     return { codes: reshape(quantized, x.shape), bits: bits[0]!, penalties: { ...penalties, commitment }, loss };
   };
@@ -134,16 +127,21 @@ export async function lfqTrain(c: GoldenCase): Promise<void> {
   const { entropy_loss_weight, commitment_loss_weight, diversity_gamma, spherical, codebook_scale, ...rest } =
     lfq_kwargs;
   refuseUnknown(rest, ['dim', 'codebook_size', 'force_quantization_f32']);
-  const shape = { scale: codebook_scale, spherical };
+  using quantizer = new MultiScaleQuantizer({
+    codebookDim: dim,
+    kind: 'lfq',
+    codebookScale: codebook_scale,
+    spherical,
+    entropyWeight: entropy_loss_weight,
+    gamma: diversity_gamma,
+    commitmentWeight: commitment_loss_weight,
+    inverseTemperature: inv_temperature,
+  });
   const forward = (x: Tensor): Parts => {
-    const { z, codes, bits } = lfqQuantize(x, shape);
-    const penalties = lfqPenalties(z, { ...shape, inverseTemperature: inv_temperature });
-    const loss = lfqLoss(penalties, {
-      entropyWeight: entropy_loss_weight,
-      diversityGamma: diversity_gamma,
-      commitmentWeight: commitment_loss_weight,
-    });
-    return { codes, bits, penalties, loss };
+    const rows = x.size / dim;
+    const { quantized, loss, bits } = quantizer.train(reshape(x, [1, rows, 1, dim]), [[1, rows, 1]]);
+    const penalties = quantizer.penalties(quantizer.code(x).z);
+    return { codes: reshape(quantized, x.shape), bits: reshape(bits[0]!, x.shape), penalties, loss };
   };
   const parts = await givePartsAndGradients(c, forward, lfq_weight);
   const { shape: bitShape, data } = await download(parts.bits);
