@@ -3,7 +3,7 @@
  * Source: Infinity, infinity/models/basic.py (SelfAttention, CrossAttention, TextAttentivePool).
  */
 import { attention, qkvPrep } from '../ops/attention.js';
-import { cat, repeat0, reshape, unbind } from '../ops/shape.js';
+import { cast, cat, repeat0, reshape, unbind } from '../ops/shape.js';
 import type { Tensor } from '../tensor.js';
 import { constant, type Init, zeros } from './init.js';
 import { type Branch, Linear } from './linear.js';
@@ -163,7 +163,7 @@ export class AttentivePool extends TextAttention {
   /** Keys and values of text features, and the rows of each sample, i32 [B, 1, 2] -> [B, C]. */
   forward(text: TextKeysValues, range: Tensor): Tensor {
     const B = range.shape[0]!;
-    const q_B1C = repeat0(reshape(this.matQ, [1, 1, this.C]), B);
+    const q_B1C = repeat0(reshape(cast(this.matQ, this.dtype), [1, 1, this.C]), B);
     const o_B1C = this.attend(q_B1C, text, range);
     return this.proj.forward(reshape(o_B1C, [B, this.C]));
   }

@@ -1,5 +1,6 @@
 /** Convolution layers on channels-last pictures; weights in the official [out, in, rows, columns] order. */
 import { conv2d, type PackedConv, type Padding, packConv, packUpsampleConv, upsampleConv2d } from '../ops/conv.js';
+import { cast } from '../ops/shape.js';
 import type { Tensor } from '../tensor.js';
 import { uniform } from './init.js';
 import { Module, type WeightFormat } from './module.js';
@@ -32,7 +33,8 @@ export class Conv2d extends Module {
 
   /** @param padding of a part of a picture, whose neighbours stand in for the zeros on some sides */
   forward(x_BHWC: Tensor, padding = this.padding): Tensor {
-    return conv2d(x_BHWC, this.packed ?? this.weight, this.bias, { stride: this.stride, padding });
+    const weight = this.packed ?? cast(this.weight, this.dtype);
+    return conv2d(x_BHWC, weight, this.bias, { stride: this.stride, padding });
   }
 
   protected override pack(format: WeightFormat): void {
@@ -55,7 +57,7 @@ export class UpsampleConv2d extends Module {
   }
 
   forward(x_BHWC: Tensor): Tensor {
-    return upsampleConv2d(x_BHWC, this.packed ?? this.weight, this.bias);
+    return upsampleConv2d(x_BHWC, this.packed ?? cast(this.weight, this.dtype), this.bias);
   }
 
   protected override pack(format: WeightFormat): void {

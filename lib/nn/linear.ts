@@ -3,6 +3,7 @@ import { add } from '../ops/elementwise.js';
 import { type Epilogue, linear, type PackedWeight, packLinear } from '../ops/linear.js';
 import { gatedAdd } from '../ops/norm.js';
 import { recordsGradient } from '../ops/record.js';
+import { cast } from '../ops/shape.js';
 import type { Tensor } from '../tensor.js';
 import { type Init, zeros } from './init.js';
 import { Module, type WeightFormat } from './module.js';
@@ -33,7 +34,7 @@ export class Linear extends Module {
 
   /** For layers whose bias is assembled elsewhere. */
   forwardWithBias(x: Tensor, bias: Tensor | null, epilogue?: Epilogue): Tensor {
-    return linear(x, this.packed ?? this.weight, bias, epilogue);
+    return linear(x, this.packed ?? cast(this.weight, this.dtype), bias, epilogue);
   }
 
   /** Weight [out, in] and bias, for ops that fuse the product. @throws InfinityError DISPOSED after `freeze` */

@@ -4,6 +4,7 @@
  */
 import { Device } from '../device.js';
 import { InfinityError } from '../errors.js';
+import { statistic } from '../ops/run.js';
 import { type DType, type Shape, sizeOf, Tensor, unscoped } from '../tensor.js';
 import { Draws, type Init } from './init.js';
 import { type Mismatch, refuseState } from './state_mismatch.js';
@@ -41,7 +42,7 @@ export interface LoadOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Storage of a frozen network's matrices: `bf16` halves the memory, arithmetic stays f32. */
+/** Storage of a frozen network's matrices: `bf16` halves the memory. Arithmetic follows the type of the activations. */
 export type WeightFormat = 'f32' | 'bf16';
 
 interface Slot {
@@ -53,8 +54,11 @@ interface Slot {
 /** Where the modules that are being constructed live, and in which type. */
 export interface Placement {
   readonly device?: Device;
-  /** f64 makes a reference network: every op then runs in double precision. */
-  readonly dtype?: Extract<DType, 'f32' | 'f64'>;
+  /**
+   * Of activations. f64 makes a reference network: every op then runs in double precision. bf16, on a card, leaves the parameters
+   * in f32 and rounds them where they meet activations; `freeze` then keeps matrices in bf16.
+   */
+  readonly dtype?: Extract<DType, 'f32' | 'f64' | 'bf16'>;
 }
 
 /** Called with the name and value of an activation, for comparison with a reference; the value lives until the call returns. */
@@ -67,6 +71,12 @@ export function placed<T>(where: Placement, fn: () => T): T {
   const before = placement;
   placement = { ...before, ...where };
   try {
+    const { device, dtype } = placement;
+    if (dtype === 'bf16' && (device ?? Device.default()).kind !== 'cuda')
+      throw new InfinityError('UNSUPPORTED_DTYPE', 'The processor computes in f32; only a card computes in bf16.', {
+        value: dtype,
+        cure: "Use device 'cuda', or keep the weights alone in bf16.",
+      });
     return fn();
   } finally {
     placement = before;
@@ -102,7 +112,7 @@ export class Module {
 
   private register(name: string, shape: Shape, init: Init, trainable: boolean): Tensor {
     this.refuseTaken(name);
-    const tensor = unscoped(() => Tensor.declare(shape, this.dtype, this.device));
+    const tensor = unscoped(() => Tensor.declare(shape, statistic(this), this.device));
     this.slots.set(name, { tensor, init, trainable });
     return tensor;
   }
@@ -292,7 +302,7 @@ export class Module {
   private freezeOwn(format: WeightFormat): void {
     if (this.packedAs) return;
     this.packedAs = format;
-    unscoped(() => this.pack(format));
+    unscoped(() => this.pack(this.dtype === 'bf16' ? 'bf16' : format));
   }
 
   /** What `freeze` does to this module's own tensors, its children excluded. */

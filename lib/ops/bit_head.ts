@@ -50,7 +50,9 @@ export function bitHeadSample(x: Tensor, head: Tensor, bias: Tensor | null, opti
   const samples = x.rank === 3 && (x.shape[0] === B || x.shape[0] === 2 * B) && x.shape[2] === inputs;
   const expected = `x [${B} or ${2 * B}, L, ${inputs}] and a head [${d}, ${inputs}]`;
   checkShapes(op, samples && kinds && isFloat(x) && head.rank === 2, expected, x, head);
-  checkShapes(op, !bias || (bias.rank === 1 && bias.size === d && bias.dtype === x.dtype), `a bias [${d}]`, bias);
+  const biased =
+    !bias || (bias.rank === 1 && bias.size === d && (bias.dtype === x.dtype || bias.dtype === statistic(x)));
+  checkShapes(op, biased, `a bias [${d}]`, bias);
   const shape = [B, x.shape[1]!, d];
   const { operands, params } = bitChoice(op, options, shape);
   refuseGradient(op, [x, head, bias]);

@@ -10,6 +10,7 @@ import { Op } from './generated.js';
 import { linearGradients } from './linear.js';
 import { differentiable } from './record.js';
 import { like, type OutputSpec, run, shaped, statistic } from './run.js';
+import { cast } from './shape.js';
 
 /** Rows 2j + 1 minus rows 2j: the head [2D, C] or its bias [2D] as one row a bit, [D, C] or [D]. */
 export function foldBitHead(w: Tensor): Tensor {
@@ -49,6 +50,9 @@ export function checkTokenWeight(op: string, weight: Tensor | null, x: Tensor, t
   checkShapes(op, fits, `weights [n] where n divides ${tokens}`, weight);
 }
 
+/** The gradient of the gaps for a cotangent of the loss. */
+const scaled = (grad: Tensor, g: Tensor): Tensor => mul(grad, cast(g, grad.dtype));
+
 /** What both losses write: the loss, the gradient of the gaps, and two metrics. */
 function lossOutputs(x: Tensor, gapShape: Shape): OutputSpec[] {
   const tokens = sizeOf(gapShape) / gapShape.at(-1)!;
@@ -71,7 +75,7 @@ export function bitLoss(gap: Tensor, bits: Tensor, weight: Tensor | null, option
   const params = lossParams(options, d);
   return scope(() => {
     const [loss, grad, perToken, correct] = run(Op.bitLoss, [gap, bits, weight], lossOutputs(gap, gap.shape), params);
-    differentiable('bit_loss', [gap], [loss!], [grad], ([g]) => [mul(grad!, g!)]);
+    differentiable('bit_loss', [gap], [loss!], [grad], ([g]) => [scaled(grad!, g!)]);
     return { loss: loss!, perToken: perToken!, correct: correct! };
   });
 }
@@ -79,7 +83,7 @@ export function bitLoss(gap: Tensor, bits: Tensor, weight: Tensor | null, option
 /**
  * `bitLoss` of the head's output in one pass: neither logits nor gaps are kept, the gradient of the gaps takes their place.
  * @param x hidden states [..., C]
- * @param w head [2D, C]; rows 2j and 2j + 1 score the values 0 and 1 of bit j
+ * @param w head [2D, C], f32 beside bf16 if need be; rows 2j and 2j + 1 score the values 0 and 1 of bit j
  * @param b [2D], or null
  * @param bits labels u8 [..., D]
  * @param weight see `bitLoss`
@@ -96,19 +100,21 @@ export function bitCrossEntropy(
   const [d, inputs] = [(w.shape[0] ?? 0) / 2, w.shape[1] ?? 0];
   const leading = x.shape.slice(0, -1);
   const tokens = sizeOf(leading);
-  const headed = w.rank === 2 && w.dtype === x.dtype && x.rank >= 1 && x.shape.at(-1) === inputs;
+  const goesWith = (t: Tensor): boolean => t.dtype === x.dtype || t.dtype === statistic(x);
+  const headed = w.rank === 2 && goesWith(w) && x.rank >= 1 && x.shape.at(-1) === inputs;
   checkShapes(op, headed, `x [..., ${inputs}] and a head [${2 * d}, ${inputs}]`, x, w);
-  checkShapes(op, !b || (b.rank === 1 && b.size === 2 * d && b.dtype === x.dtype), `a bias [${2 * d}]`, b);
+  checkShapes(op, !b || (b.rank === 1 && b.size === 2 * d && goesWith(b)), `a bias [${2 * d}]`, b);
   const labelled = bits.dtype === 'u8' && bits.shape.at(-1) === d && bits.size === tokens * d;
   checkShapes(op, labelled, `labels u8 [..., ${d}] for every row of x`, x, bits);
   checkTokenWeight(op, weight, x, tokens);
   const params = lossParams(options, d);
   return scope(() => {
-    const [head, bias] = [foldBitHead(w), b && foldBitHead(b)];
+    // Differences of f32 weights are rounded once, after they are taken.
+    const [head, bias] = [cast(foldBitHead(w), x.dtype), b && foldBitHead(b)];
     const outputs = lossOutputs(x, [...leading, d]);
     const [loss, grad, perToken, correct] = run(Op.bitHeadLoss, [x, head, bias, bits, weight], outputs, params);
     differentiable(op, [x, head, bias], [loss!], [grad, x, head], ([g], need) =>
-      linearGradients(mul(grad!, g!), x, head, need),
+      linearGradients(scaled(grad!, g!), x, head, need),
     );
     return { loss: loss!, perToken: perToken!, correct: correct! };
   });

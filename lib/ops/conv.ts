@@ -6,7 +6,7 @@ import { convAlgorithm } from './conv_algorithm.js';
 import { Op } from './generated.js';
 import { packsWeights, unpackedWeight } from './packed.js';
 import { differentiable, recordsGradient } from './record.js';
-import { run, shaped } from './run.js';
+import { type OutputSpec, run, shaped, statistic } from './run.js';
 
 /** Zeros around the picture: the same on every side, or each side named. */
 export type Padding =
@@ -85,8 +85,9 @@ function checkOperands(
     (!upsample || isThreeByThree(w.shape));
   const expected = `x [B, H, W, C] and ${packed ? 'packed ' : ''}weights ${upsample ? '[O, C, 3, 3]' : '[O, C, kh, kw]'}`;
   checkShapes(name, fits, expected, x, weight);
-  checkShapes(name, !b || (b.rank === 1 && b.size === w.shape[0] && b.dtype === x.dtype), `a bias [${w.shape[0]}]`, b);
-  if ((packed || weight.dtype === 'bf16') && recordsGradient(x, weight, b))
+  const biased = !b || (b.rank === 1 && b.size === w.shape[0] && (b.dtype === x.dtype || b.dtype === statistic(x)));
+  checkShapes(name, biased, `a bias [${w.shape[0]}]`, b);
+  if ((packed || weight.dtype !== x.dtype) && recordsGradient(x, weight, b))
     throw new InfinityError(
       'NOT_DIFFERENTIABLE',
       `${name} with packed or bf16 weights has no gradient, and one was required.`,
@@ -98,6 +99,9 @@ function checkOperands(
   return { weight, shape: w.shape };
 }
 
+const parameterGradients = (weight: Tensor, shape: Shape): OutputSpec[] =>
+  [shape, [shape[0]!]].map((extents) => ({ dtype: statistic(weight), shape: extents }));
+
 function sides(padding: Padding): { top: number; left: number; bottom: number; right: number } {
   if (typeof padding === 'number') return { top: padding, left: padding, bottom: padding, right: padding };
   return padding;
@@ -107,8 +111,8 @@ function sides(padding: Padding): { top: number; left: number; bottom: number; r
  * Cross-correlation, as the official `nn.Conv2d`: y[b, i, j, o] = b[o] + Σ w[o, c, u, v] · x[b, i·stride + u − top, j·stride + v − left, c].
  * A picture gives the same bits alone and in any batch. With packed weights large pictures are computed with fewer
  * multiplications (see `convAlgorithm`), which rounds differently from the unpacked kernel.
- * @param x [B, H, W, C], f32 or f64
- * @param w [O, C, kh, kw], kernels up to 8 × 8 (bf16 without gradient), or packed by `packConv`
+ * @param x [B, H, W, C], f32 or f64; on a card also bf16, with gradients of parameters in f32
+ * @param w [O, C, kh, kw], kernels up to 8 × 8 in the type of x (or bf16 beside f32, without gradient), or packed by `packConv`
  * @param b [O], or nothing
  * @returns [B, OH, OW, O] with OH = ⌊(H + top + bottom − kh) / stride⌋ + 1
  * @throws InfinityError INVALID_SHAPE, INVALID_ARGUMENT; NOT_DIFFERENTIABLE for packed weights under a recording tape
@@ -143,7 +147,7 @@ export function conv2d(x: Tensor, w: Tensor | PackedConv, b?: Tensor | null, opt
   differentiable('conv2d', [x, weight, b], [y!], [x, weight], ([gy], need) => {
     const dx = need[0] ? run(Op.conv2dBackwardInput, [gy!, weight], [shaped(x, x.shape)], params)[0]! : null;
     if (!need[1] && !need[2]) return [dx];
-    const [dw, db] = run(Op.conv2dBackwardWeight, [gy!, x], [shaped(weight, shape), shaped(weight, [O])], params);
+    const [dw, db] = run(Op.conv2dBackwardWeight, [gy!, x], parameterGradients(weight, shape), params);
     return [dx, dw!, db!];
   });
   return y!;
@@ -152,8 +156,8 @@ export function conv2d(x: Tensor, w: Tensor | PackedConv, b?: Tensor | null, opt
 /**
  * Nearest-neighbour upsampling by two followed by a 3 × 3 convolution with one zero around, as the official decoder's
  * Upsample block, without the large intermediate and with 4/9 of the arithmetic.
- * @param x [B, H, W, C], f32 or f64
- * @param w [O, C, 3, 3] (bf16 without gradient), or packed by `packUpsampleConv`
+ * @param x [B, H, W, C], f32 or f64; on a card also bf16, with gradients of parameters in f32
+ * @param w [O, C, 3, 3] in the type of x (or bf16 beside f32, without gradient), or packed by `packUpsampleConv`
  * @param b [O], or nothing
  * @returns [B, 2H, 2W, O]
  * @throws InfinityError INVALID_SHAPE; NOT_DIFFERENTIABLE for packed weights under a recording tape
@@ -172,7 +176,7 @@ export function upsampleConv2d(x: Tensor, w: Tensor | PackedConv, b?: Tensor | n
   differentiable('upsample_conv2d', [x, weight, b], [y!], [x, weight], ([gy], need) => {
     const dx = need[0] ? run(Op.upsampleConv2dBackwardInput, [gy!, weight], [shaped(x, x.shape)])[0]! : null;
     if (!need[1] && !need[2]) return [dx];
-    const [dw, db] = run(Op.upsampleConv2dBackwardWeight, [gy!, x], [shaped(weight, shape), shaped(weight, [O])]);
+    const [dw, db] = run(Op.upsampleConv2dBackwardWeight, [gy!, x], parameterGradients(weight, shape));
     return [dx, dw!, db!];
   });
   return y!;

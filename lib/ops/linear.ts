@@ -1,4 +1,4 @@
-/** Linear layers. Weights keep the official layout [out, in]; f32 (products in f32) or f64. */
+/** Linear layers. Weights keep the official layout [out, in]; f32 (products in f32), f64, or bf16 on a card. */
 import { InfinityError } from '../errors.js';
 import type { Tensor } from '../tensor.js';
 import { checkShapes, isFloat, sameShape } from './check.js';
@@ -6,7 +6,7 @@ import { add, gelu, mul } from './elementwise.js';
 import { Op } from './generated.js';
 import { packsWeights, unpackedWeight } from './packed.js';
 import { differentiable, recordsGradient } from './record.js';
-import { run, shaped } from './run.js';
+import { run, shaped, statistic } from './run.js';
 
 /**
  * What happens to a sum while it is still in a register: GELU (tanh form), or `residual + gate · y`. The gate has y's rank
@@ -50,11 +50,11 @@ export function packLinear(w: Tensor, options: { readonly dtype?: 'f32' | 'bf16'
 /**
  * y = x·wᵀ + b, with an optional epilogue. The order of a sum depends on its length alone: a row gives the same bits
  * alone and in any batch.
- * @param x [..., K], f32 or f64
- * @param w [N, K] (f32 or f64; bf16 without gradient), or packed weights
- * @param b [N], or nothing
+ * @param x [..., K], f32 or f64; on a card also bf16, with gradients of parameters in f32
+ * @param w [N, K] in the type of x (or bf16 beside f32, without gradient), or packed weights
+ * @param b [N] in the type of x, or f32 beside bf16; or nothing
  * @returns [..., N]
- * @throws InfinityError INVALID_SHAPE; NOT_DIFFERENTIABLE when packed or bf16 weights meet a recording tape
+ * @throws InfinityError INVALID_SHAPE; NOT_DIFFERENTIABLE when packed weights, or bf16 ones beside f32, meet a recording tape
  */
 export function linear(x: Tensor, w: Tensor | PackedWeight, b?: Tensor | null, epilogue?: Epilogue): Tensor {
   const packed = w instanceof PackedWeight;
@@ -67,7 +67,8 @@ export function linear(x: Tensor, w: Tensor | PackedWeight, b?: Tensor | null, e
     x,
     weight,
   );
-  checkShapes('linear', !b || (b.rank === 1 && b.size === out && b.dtype === x.dtype), `a bias [${out}]`, b);
+  const biased = !b || (b.rank === 1 && b.size === out && (b.dtype === x.dtype || b.dtype === statistic(x)));
+  checkShapes('linear', biased, `a bias [${out}]`, b);
   const residual = epilogue && 'residual' in epilogue ? epilogue.residual : undefined;
   const gate = epilogue && 'residual' in epilogue ? epilogue.gate : undefined;
   const applyGelu = epilogue !== undefined && 'gelu' in epilogue;
@@ -93,7 +94,7 @@ export function linear(x: Tensor, w: Tensor | PackedWeight, b?: Tensor | null, e
     return run(Op.linearPacked, operands, [shaped(x, shape)], [out, Number(applyGelu)])[0]!;
   }
   const [y] = run(Op.linear, operands, [shaped(x, shape)], [Number(applyGelu)]);
-  if (weight.dtype === 'bf16') {
+  if (weight.dtype !== x.dtype) {
     if (recordsGradient(x, w, b)) refuseWithoutGradient('bf16');
     return y!;
   }
@@ -110,7 +111,9 @@ export function linearGradients(
 ): readonly (Tensor | null)[] {
   const dx = need[0] ? run(Op.linearBackwardInput, [gy, w], [shaped(x, x.shape)])[0]! : null;
   if (!need[1] && !need[2]) return [dx];
-  const [dw, db] = run(Op.linearBackwardWeight, [gy, x], [shaped(w, w.shape), shaped(w, [w.shape[0]!])]);
+  const dtype = statistic(w);
+  const parameters = [w.shape, [w.shape[0]!]].map((shape) => ({ dtype, shape }));
+  const [dw, db] = run(Op.linearBackwardWeight, [gy, x], parameters);
   return [dx, dw!, db!];
 }
 

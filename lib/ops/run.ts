@@ -12,8 +12,8 @@ export const like = (x: Tensor): OutputSpec => ({ dtype: x.dtype, shape: x.shape
 /** An output in the type of x. */
 export const shaped = (x: Tensor, shape: Shape): OutputSpec => ({ dtype: x.dtype, shape });
 
-/** The type of sums and measures of x: f64 of f64, else f32. */
-export const statistic = (x: Tensor): 'f32' | 'f64' => (x.dtype === 'f64' ? 'f64' : 'f32');
+/** The type of sums and measures of x, and of parameters and their gradients beside it: f64 of f64, else f32. */
+export const statistic = (x: { readonly dtype: DType }): 'f32' | 'f64' => (x.dtype === 'f64' ? 'f64' : 'f32');
 
 function writeOperand(device: Device, at: number, handle: number, dtype: DType, offset: number, shape: Shape): number {
   const { words } = device;

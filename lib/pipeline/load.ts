@@ -78,15 +78,17 @@ async function fill(
   }
 }
 
-function build(needed: NeededParts, sizes: readonly SizeChoice[]): Networks {
+/** The text encoder runs once a prompt: it is not rounded. */
+function build(needed: NeededParts, sizes: readonly SizeChoice[], activations: WeightFormat): Networks {
   const { vae, generator } = needed;
+  const rounded = <T>(make: () => T): T => placed({ dtype: activations }, make);
   return {
     sizes,
-    autoencoder: new Autoencoder(vae.config),
+    autoencoder: rounded(() => new Autoencoder(vae.config)),
     generator: generator && {
       tokenizer: generator.tokenizer,
       textEncoder: new T5Encoder(generator.text_encoder.config),
-      transformer: new InfinityTransformer(generator.transformer.config),
+      transformer: rounded(() => new InfinityTransformer(generator.transformer.config)),
     },
   };
 }
@@ -118,7 +120,7 @@ export function networksOf({ autoencoder, generator }: Networks): [NetworkName, 
  */
 export async function loadModel(parts: ModelParts, options: LoadModelOptions): Promise<Model> {
   const { device, signal, onProgress } = options;
-  const model = emptyModel(parts, device);
+  const model = emptyModel(parts, device, device.kind === 'cuda' ? options.format : 'f32');
   // The visual tokenizer comes last: its digest is the one that stays.
   const networks = networksOf(model);
   const offloaded = Object.fromEntries(
@@ -151,11 +153,15 @@ export async function loadModel(parts: ModelParts, options: LoadModelOptions): P
   }
 }
 
-/** The networks of a model before they have memory. @throws InfinityError MODEL_NOT_FOUND, CHECKPOINT_CONFIG_MISMATCH */
-export function emptyModel(parts: ModelParts, device: Device): Networks {
+/**
+ * The networks of a model before they have memory.
+ * @param activations of transformer and decoder: f32, or bf16 on a card
+ * @throws InfinityError MODEL_NOT_FOUND, CHECKPOINT_CONFIG_MISMATCH
+ */
+export function emptyModel(parts: ModelParts, device: Device, activations: WeightFormat = 'f32'): Networks {
   const needed = neededParts(parts);
   checkTogether(needed);
-  return placed({ device }, () => build(needed, sizesOf(needed, parts.vaeSchedule)));
+  return placed({ device }, () => build(needed, sizesOf(needed, parts.vaeSchedule), activations));
 }
 
 export function disposeModel(model: Networks): void {

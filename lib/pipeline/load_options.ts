@@ -15,7 +15,10 @@ export interface LoadOptions {
   readonly device?: 'auto' | DeviceKind | undefined;
   /** Threads of the processor. Given, the pipeline gets a device of its own; otherwise all pipelines share one a kind. */
   readonly threads?: number | undefined;
-  /** How the weights are kept: 'f32' or 'bf16', which halves the memory. Arithmetic is f32. Default 'auto': f32. */
+  /**
+   * How the weights are kept: 'f32' or 'bf16', which halves the memory. The processor computes in f32 either way; on a card the
+   * activations of transformer and decoder are of the same type, with sums in f32. Default 'auto': f32, on a card bf16.
+   */
   readonly dtype?: 'auto' | 'f32' | 'bf16' | undefined;
   /**
    * Text encoder, transformer and visual tokenizer are in memory one at a time and read from disk again when they are needed. The

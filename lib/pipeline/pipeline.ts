@@ -108,7 +108,7 @@ export class InfinityPipeline {
     const kind = wanted === 'auto' ? undefined : wanted;
     const device = threads === undefined ? Device.default(kind) : Device.create(kind, { threads });
     const parts = await openModel(source);
-    const format = dtype === 'auto' ? 'f32' : dtype;
+    const format = dtype === 'auto' ? (device.kind === 'cuda' ? 'bf16' : 'f32') : dtype;
     try {
       const model = await loadModel(parts, { device, format, offload, tile, signal, onProgress });
       try {

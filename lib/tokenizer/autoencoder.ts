@@ -1,7 +1,8 @@
 /** The bitwise visual tokenizer: encoder, multi-scale quantiser, decoder. Source: flux_vqgan.py, AutoEncoder. */
 import { InfinityError } from '../errors.js';
-import { Module, type Tap } from '../nn/module.js';
+import { Module, placed, type Tap } from '../nn/module.js';
 import { clamp } from '../ops/elementwise.js';
+import { statistic } from '../ops/run.js';
 import { type Shape, scope, type Tensor } from '../tensor.js';
 import type { AutoencoderConfig } from './config.js';
 import { Decoder } from './decoder.js';
@@ -15,7 +16,9 @@ export class Autoencoder extends Module {
 
   constructor(readonly config: AutoencoderConfig) {
     super();
-    this.encoder = this.child('encoder', new Encoder(config));
+    // Bits are signs of features: the encoder is not rounded.
+    const encoder = placed({ device: this.device, dtype: statistic(this) }, () => new Encoder(config));
+    this.encoder = this.child('encoder', encoder);
     this.decoder = this.child('decoder', new Decoder(config));
   }
 

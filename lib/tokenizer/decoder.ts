@@ -1,7 +1,9 @@
 /** Sum of codes to picture. Source: Infinity, infinity/models/bsq_vae/flux_vqgan.py, Decoder. */
 import { Module, type Tap } from '../nn/module.js';
 import { recorder } from '../ops/record.js';
-import { scope, type Tensor } from '../tensor.js';
+import { statistic } from '../ops/run.js';
+import { cast } from '../ops/shape.js';
+import { dtypeBytes, scope, type Tensor } from '../tensor.js';
 import { BAND_BYTES, pictureLike } from './bands.js';
 import { Conv, convOfNormInBands, Normalize, ResnetBlock, Upsample } from './blocks.js';
 import type { AutoencoderConfig } from './config.js';
@@ -61,7 +63,7 @@ export class Decoder extends Module {
       return y;
     };
     return scope(() => {
-      let h_BHWC = step('conv_in', () => this.convIn.forward(codes_BHWD));
+      let h_BHWC = step('conv_in', () => this.convIn.forward(cast(codes_BHWD, this.dtype)));
       // At a megapixel, what waits for the end of the scope is gigabytes. A tape or an observer may hold it, though.
       const early = !tap && !recorder();
       const advance = (name: string, layer: { forward(x: Tensor): Tensor }): void => {
@@ -75,7 +77,7 @@ export class Decoder extends Module {
         if (upsample) advance(`up.${index}.upsample`, upsample);
       }
       tap?.('norm_out', this.normOut.forward(h_BHWC));
-      return step('conv_out', () => this.convOut.forward(this.normOut.swish(h_BHWC)));
+      return step('conv_out', () => cast(this.convOut.forward(this.normOut.swish(h_BHWC)), statistic(this)));
     });
   }
 
@@ -91,7 +93,7 @@ export class Decoder extends Module {
       return y;
     };
     return scope(() => {
-      let h_1HWC = this.convIn.forward(codes_1HWD);
+      let h_1HWC = this.convIn.forward(cast(codes_1HWD, this.dtype));
       for (const block of this.mid) h_1HWC = next(h_1HWC, (x) => block.forwardInBands(x, bandBytes));
       for (const { blocks, upsample } of this.up) {
         for (const block of blocks) h_1HWC = next(h_1HWC, (x) => block.forwardInBands(x, bandBytes));
@@ -99,7 +101,7 @@ export class Decoder extends Module {
       }
       const [, H = 1, W = 1] = h_1HWC.shape;
       const last = { norm: this.normOut, conv: this.convOut };
-      return convOfNormInBands(last, h_1HWC, pictureLike(h_1HWC, H, W, 3), bandBytes);
+      return cast(convOfNormInBands(last, h_1HWC, pictureLike(h_1HWC, H, W, 3), bandBytes), statistic(this));
     });
   }
 
@@ -118,6 +120,6 @@ export class Decoder extends Module {
         const doublings = Math.log2(patch_size);
         return most / 4 ** Math.min(index, doublings);
       });
-    return 4 * height * width * Math.max(...perPixel);
+    return dtypeBytes[this.dtype] * height * width * Math.max(...perPixel);
   }
 }

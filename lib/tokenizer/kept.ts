@@ -3,6 +3,7 @@ import { invalidArgument } from '../errors.js';
 import { bitsToCodes } from '../ops/bits.js';
 import { add, mul } from '../ops/elementwise.js';
 import { signQuantize } from '../ops/quantize.js';
+import { statistic } from '../ops/run.js';
 import { cast } from '../ops/shape.js';
 import { scope, Tensor } from '../tensor.js';
 import { addCodes } from './bit_tokens.js';
@@ -50,10 +51,11 @@ export function keptSums(
   bits: readonly Uint8Array[],
   schedule: ScaleSchedule,
   redrawn: Uint8Array,
-  { device, dtype }: Pick<Tensor, 'device'> & { readonly dtype: 'f32' | 'f64' },
+  { device, ...network }: Pick<Tensor, 'device' | 'dtype'>,
 ): KeptSums {
   const finest = finestGrid(schedule);
   const shape = [1, ...finest, 1];
+  const dtype = statistic(network);
   return scope(() => {
     const stays = Tensor.from(
       Float32Array.from(redrawn, (r) => 1 - r),

@@ -8,6 +8,7 @@ import { type BitHeadSampleOptions, bitHeadSample, type DrawnBits } from '../ops
 import { type BitLoss, type BitLossOptions, bitCrossEntropy, foldBitHead } from '../ops/bit_loss.js';
 import { type BitSampleOptions, bitSample } from '../ops/bits.js';
 import { unpackedWeight } from '../ops/packed.js';
+import { cast } from '../ops/shape.js';
 import { scope, type Tensor } from '../tensor.js';
 import { projectionInit } from './block.js';
 import { type InfinityConfig, tokenBits } from './config.js';
@@ -21,7 +22,7 @@ class Classifier extends Linear {
   fold(): { readonly head: Tensor; readonly bias: Tensor | null } {
     if (this.folded) return this.folded;
     const { weight, bias } = this.operands;
-    return { head: foldBitHead(weight), bias: bias && foldBitHead(bias) };
+    return scope(() => ({ head: cast(foldBitHead(weight), this.dtype), bias: bias && foldBitHead(bias) }));
   }
 
   protected override pack(format: WeightFormat): void {

@@ -8,7 +8,7 @@ import { addBranch, type Branch, Linear } from '../nn/linear.js';
 import { Module, type Tap } from '../nn/module.js';
 import { AdaLayerNorm, type AdaNorm, AdaRmsNorm, LayerNorm, type Norm, RmsNorm } from '../nn/norm.js';
 import { add, mul, silu, swiglu } from '../ops/elementwise.js';
-import { reshape, unbind } from '../ops/shape.js';
+import { cast, reshape, unbind } from '../ops/shape.js';
 import type { Tensor } from '../tensor.js';
 import { ffnHidden, type InfinityConfig, swigluHidden } from './config.js';
 
@@ -106,7 +106,9 @@ export class CrossAttnBlock extends Module {
   /** @param cond the shared modulation [B, 1, 6, C], or the condition [B, C] where each block owns its projection */
   modulation(cond: Tensor): Modulation {
     const [B = 1, C = 1] = [cond.shape[0], cond.shape[cond.rank - 1]];
-    const gss_B16C = this.adaGss ? add(this.adaGss, cond) : reshape(this.adaLin!.forward(silu(cond)), [B, 1, 6, C]);
+    const gss_B16C = this.adaGss
+      ? add(cast(this.adaGss, this.dtype), cond)
+      : reshape(this.adaLin!.forward(silu(cond)), [B, 1, 6, C]);
     return unbind(gss_B16C, 2) as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor];
   }
 

@@ -8,6 +8,7 @@ import { AdaLayerNorm, type AdaNorm, AdaRmsNorm } from '../nn/norm.js';
 import type { BitLoss } from '../ops/bit_loss.js';
 import type { BitSampleOptions } from '../ops/bits.js';
 import { silu } from '../ops/elementwise.js';
+import { statistic } from '../ops/run.js';
 import { reshape, unbind } from '../ops/shape.js';
 import { scope, Tensor } from '../tensor.js';
 import { type ScaleSchedule, scaleTokens } from '../tokenizer/schedule.js';
@@ -115,7 +116,7 @@ export abstract class Head<Out extends Linear = Linear> extends Module {
     const weights = tokenWeights(schedule, reweight);
     const values = this.dtype === 'f64' ? weights : Float32Array.from(weights);
     return scope(() => {
-      const weight_L = Tensor.from(values, [values.length], this.dtype, this.device);
+      const weight_L = Tensor.from(values, [values.length], statistic(this), this.device);
       return this.crossEntropy(h_BLC, bits, weight_L, options);
     });
   }

@@ -8,7 +8,8 @@ import { Module, type Tap } from '../nn/module.js';
 import { LayerNorm, type Norm, RmsNorm } from '../nn/norm.js';
 import { add, silu } from '../ops/elementwise.js';
 import { embedding } from '../ops/embedding.js';
-import { cat, reshape } from '../ops/shape.js';
+import { statistic } from '../ops/run.js';
+import { cast, cat, reshape } from '../ops/shape.js';
 import { checkpoint } from '../tape.js';
 import { scope, Tensor, unscoped } from '../tensor.js';
 import { type ScaleSchedule, scaleOffsets, scaleTokens, tokenCount } from '../tokenizer/schedule.js';
@@ -121,17 +122,19 @@ export class InfinityTransformer extends Module {
   /** The one token of the first scale: the pooled prompt and a learned offset. [B, C] -> [B, 1, C]. */
   startToken(cond_BC: Tensor): Tensor {
     const [B = 1, C = 1] = cond_BC.shape;
-    return add(reshape(cond_BC, [B, 1, C]), this.posStart);
+    return add(reshape(cond_BC, [B, 1, C]), cast(this.posStart, this.dtype));
   }
 
   /** Code maps of a scale in raster order, [B, L, D] -> [B, L, C]. */
   wordEmbed(x_BLD: Tensor): Tensor {
-    return this.word.forward(this.norm0 ? this.norm0.forward(x_BLD) : x_BLD);
+    const x = cast(x_BLD, this.dtype);
+    return this.word.forward(this.norm0 ? this.norm0.forward(x) : x);
   }
 
   /** Rows of the scale embedding, [levels, C]; one row serves all tokens of its scale. */
   levelEmbed(levels: readonly number[]): Tensor {
-    return embedding(this.lvlEmbed, Tensor.from(Int32Array.from(levels), [levels.length], 'i32', this.device));
+    const ids = Tensor.from(Int32Array.from(levels), [levels.length], 'i32', this.device);
+    return cast(embedding(this.lvlEmbed, ids), this.dtype);
   }
 
   /** Whether the level embedding is added before block `i`. */
@@ -228,12 +231,8 @@ export class InfinityTransformer extends Module {
     const rates = dropPathRates(this.config);
     const factors = (flags: ArrayLike<number>, rate: number): Tensor => {
       if (flags.length !== B) invalidArgument('dropPath', `${B} flags, one a sample`, flags.length);
-      return Tensor.from(
-        Array.from(flags, (f) => f / (1 - rate)),
-        [B, 1, 1],
-        this.dtype,
-        this.device,
-      );
+      const kept = Array.from(flags, (f) => f / (1 - rate));
+      return cast(Tensor.from(kept, [B, 1, 1], statistic(this), this.device), this.dtype);
     };
     return this.blocks.map((_, i) => {
       const flags =

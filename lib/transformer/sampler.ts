@@ -7,6 +7,7 @@ import { invalidArgument } from '../errors.js';
 import type { Tap } from '../nn/module.js';
 import { drawKeys, type UniformSource } from '../ops/bits.js';
 import { add, scale } from '../ops/elementwise.js';
+import { statistic } from '../ops/run.js';
 import { repeat0 } from '../ops/shape.js';
 import { scope, Tensor, unscoped } from '../tensor.js';
 import { addCodes, codesOfTokens, nextInput, tokensOfMap } from '../tokenizer/bit_tokens.js';
@@ -197,7 +198,7 @@ class Sampler {
     const { model, options } = this;
     const { vae_embed_dim: d, apply_spatial_patchify: patchify } = model.config;
     const [, h, w] = options.schedule[k]!;
-    const codes_Bhwd = codesOfTokens(bits, [h, w], { d, patchify, dtype: model.dtype });
+    const codes_Bhwd = codesOfTokens(bits, [h, w], { d, patchify, dtype: statistic(model) });
     return addCodes(sum_BHWd ?? null, codes_Bhwd, finestGrid(this.grids));
   }
 
@@ -213,9 +214,9 @@ class Sampler {
   private draws(k: number): UniformSource {
     const recorded = this.options.draws?.[k];
     if (!recorded) return { keys: this.keys, scale: k };
-    const { head, dtype, device } = this.model;
+    const { head, device } = this.model;
     const shape = [this.B, scaleTokens(this.options.schedule[k]!), head.drawsPerToken];
-    return Tensor.from(recorded, shape, dtype, device);
+    return Tensor.from(recorded, shape, statistic(this.model), device);
   }
 
   private force(drawn: Tensor, k: number): Tensor {

@@ -8,7 +8,7 @@ import { truncatedNormal } from '../nn/init.js';
 import { Linear } from '../nn/linear.js';
 import { Module, type Tap } from '../nn/module.js';
 import { RmsNorm } from '../nn/norm.js';
-import { cat, slice } from '../ops/shape.js';
+import { cast, cat, slice } from '../ops/shape.js';
 import { Tensor } from '../tensor.js';
 import { projectionInit } from './block.js';
 import type { InfinityConfig } from './config.js';
@@ -140,7 +140,7 @@ export class TextConditioner extends Module {
 
   /** Every row by itself, [N, Ct]. @param tap sees `text.normed_kv` and `text.ca_kv`, of all rows */
   project(kv_NCt: Tensor, tap?: Tap): ProjectedText {
-    const kv = this.norm.forward(kv_NCt);
+    const kv = this.norm.forward(cast(kv_NCt, this.dtype));
     tap?.('text.normed_kv', kv);
     const ca_NC = this.proj2.forward(this.proj0.forward(kv, { gelu: true }));
     tap?.('text.ca_kv', ca_NC);

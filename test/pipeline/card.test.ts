@@ -45,18 +45,41 @@ describe('a pipeline on a card', function () {
     before(function () {
       if (!process.env.NODE_INFINITY_CUDA_LIBRARY) this.skip(); // needs NODE_INFINITY_CUDA_LIBRARY
     });
-    const draw = async (device: 'cpu' | 'cuda'): Promise<Uint8Array> => {
-      await using pipe = await InfinityPipeline.fromPretrained(tiny.directory, { device });
+    const draw = async (device: 'cpu' | 'cuda', dtype?: 'f32' | 'bf16'): Promise<Uint8Array> => {
+      await using pipe = await InfinityPipeline.fromPretrained(tiny.directory, { device, dtype });
       assert.equal(pipe.info.device, device);
+      if (!dtype) assert.equal(pipe.info.dtype, device === 'cuda' ? 'bf16' : 'f32');
       const { images } = await pipe.generate('a red circle', { seed: 3, guidance: 3, count: 2 });
       return Uint8Array.from(images.flatMap(({ data }) => [...data]));
     };
 
     it('draws the pictures of the processor', async () => {
-      const [want, got] = [await draw('cpu'), await draw('cuda')];
+      const [want, got] = [await draw('cpu'), await draw('cuda', 'f32')];
       // A bit whose draw falls between two roundings of its probability may differ; hardly one does.
       const different = want.filter((byte, i) => Math.abs(byte - got[i]!) > 2).length;
       assert.ok(different <= want.length / 100, `${different} of ${want.length} bytes differ`);
+    });
+
+    it('draws in bf16 unless told otherwise, the same picture every time', async () => {
+      const [first, again] = [await draw('cuda'), await draw('cuda', 'bf16')];
+      assert.deepEqual(first, again);
+      assert.ok(new Set(first).size > 16, 'a picture');
+    });
+
+    it('decodes in bf16 within roundings of f32', async () => {
+      const decode = async (dtype: 'f32' | 'bf16'): Promise<Uint8Array> => {
+        await using pipe = await InfinityPipeline.fromPretrained(tiny.directory, { device: 'cuda', dtype });
+        const [height, width] = pipe.sizes[0]!;
+        const picture = {
+          width,
+          height,
+          data: Uint8Array.from({ length: width * height * 3 }, (_, i) => (i * 37) % 256),
+        };
+        return Uint8Array.from((await pipe.reconstruct(picture)).image.data);
+      };
+      const [want, got] = [await decode('f32'), await decode('bf16')];
+      const off = want.map((byte, i) => Math.abs(byte - got[i]!));
+      assert.ok(Math.max(...off) <= 12, `a byte differs by ${Math.max(...off)}`);
     });
 
     it('leaves nothing behind when it is aborted', async () => {
