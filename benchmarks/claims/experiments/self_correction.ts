@@ -1,0 +1,184 @@
+/** Bitwise self-correction off and on, and how strong. */
+import type { Context, Experiment, Finding, Result, Values } from '../experiment.js';
+import { completed, distances, teacherForced } from '../measures.js';
+import type { Series } from '../plot.js';
+import { digits, over, paired, signed, spread, verdictOf, where } from '../statistics.js';
+import { scopeOf, withTrained } from './shared.js';
+
+const STRENGTHS = [0, 0.1, 0.2, 0.3] as const;
+/** Shares of the first scales' bits that are inverted when recovery is measured. */
+const SHARES = [0, 0.1, 0.2, 0.3] as const;
+/** How many first scales are given then. */
+const GIVEN = 2;
+
+const percent = (share: number): string => `${Math.round(100 * share)} %`;
+
+interface CellConfig {
+  readonly strength: number;
+  readonly seed: number;
+  readonly steps: number;
+  readonly tokenizerSteps: number;
+  readonly pictures: number;
+}
+
+async function run(config: CellConfig, context: Context): Promise<Values> {
+  const { pictures, strength, seed, steps, tokenizerSteps } = config;
+  return withTrained(context, { seed, strength, iterations: steps, tokenizerSteps }, async (model) => {
+    const values: Record<string, number> = {};
+    const clean = await teacherForced(model, pictures);
+    values.loss = clean.loss;
+    values.accuracy = clean.accuracy;
+    values.loss_noisy = (await teacherForced(model, pictures, 0.2)).loss;
+    for (const share of SHARES) {
+      const { drawn, unrepaired, repaired } = await completed(model, pictures, { scales: GIVEN, share });
+      values[`drawn_${share}`] = drawn;
+      // Without inverted bits both are the picture itself.
+      if (share > 0) Object.assign(values, { [`unrepaired_${share}`]: unrepaired, [`repaired_${share}`]: repaired });
+    }
+    const { drawn, floor } = await distances(model, pictures);
+    return { ...values, distance: drawn, distance_floor: floor };
+  });
+}
+
+function findings(results: readonly Result[]): Finding[] {
+  const off = where(results, { strength: 0 });
+  const best = where(results, { strength: 0.3 });
+  const found: Finding[] = [];
+  const distance = paired(best, off, 'distance');
+  const loss = paired(best, off, 'loss');
+  if (distance && loss)
+    found.push({
+      verdict: verdictOf(distance, -1),
+      text: `Self-correction of strength 0.3 changes the distance of freely drawn pictures from held-out ones by ${signed(distance)}, from ${spread(over(off, 'distance'))} without it; the teacher-forced loss by ${signed(loss)} nats a token, from ${spread(over(off, 'loss'))}.`,
+    });
+  const recovery = paired(best, off, 'drawn_0.2');
+  const clean = paired(best, off, 'drawn_0');
+  if (recovery && clean)
+    found.push({
+      verdict: verdictOf(recovery, 1),
+      text: `With ${percent(0.2)} of the bits of the first ${GIVEN} scales inverted, pictures drawn on from them come back to ${spread(over(best, 'drawn_0.2'), 2)} dB with strength 0.3 and ${spread(over(off, 'drawn_0.2'), 2)} dB without self-correction (${signed(recovery, 2)} dB); with no bit inverted the difference is ${signed(clean, 2)} dB. Later bits of the uncorrupted picture, which repair nothing, give ${spread(over(results, 'unrepaired_0.2'), 2)} dB.`,
+    });
+  const weak = paired(best, where(results, { strength: 0.1 }), 'distance');
+  if (weak)
+    found.push({
+      verdict: verdictOf(weak, -1),
+      text: `Strength 0.3 against 0.1: the distance changes by ${signed(weak)}.`,
+    });
+  return found;
+}
+
+export const selfCorrection: Experiment = {
+  name: 'self-correction',
+  version: 1,
+  title: 'Bitwise self-correction',
+  claim:
+    'Self-correction improves free-running generation much (FID 9.76 without it, 3.48 with it) although training becomes harder; all strengths from 10 % to 30 % work (FID 3.45, 3.48, 3.33) and 30 % is best.',
+  method:
+    'Transformers of width 96 and four blocks on pictures of 32 pixels (30 tokens of 16 bits), 250 steps of 32 pictures, three seeds. Loss: teacher forcing on 192 held-out pictures without noise. Distance: sliced Wasserstein between 192 freely drawn pictures (no guidance, τ 1) and reconstructions of held-out ones with the same captions, as mean colours on 8 × 8 cells. Recovery: the first two scales of held-out pictures are given with a share of their bits inverted, the others drawn greedily; PSNR against the plain reconstruction.',
+  cells(short) {
+    const { seeds, steps, tokenizerSteps, pictures } = scopeOf(short);
+    const strengths = short ? [0.2] : STRENGTHS;
+    return seeds.flatMap((seed, round) =>
+      strengths.map((strength) => {
+        const config = { strength, seed, steps, tokenizerSteps, pictures };
+        return { config, seconds: short ? 4 : 35, round, run: (context: Context) => run(config, context) };
+      }),
+    );
+  },
+  read(results) {
+    const rows = STRENGTHS.flatMap((strength) => {
+      const own = where(results, { strength });
+      if (own.length === 0) return [];
+      const cell = (value: string, count = 3): string => spread(over(own, value), count);
+      return [
+        [
+          strength === 0 ? 'off' : String(strength),
+          cell('loss'),
+          cell('accuracy', 4),
+          cell('loss_noisy'),
+          cell('distance', 4),
+        ],
+      ];
+    });
+    const recovery = STRENGTHS.flatMap((strength) => {
+      const own = where(results, { strength });
+      if (own.length === 0) return [];
+      return [[strength === 0 ? 'off' : String(strength), ...SHARES.map((s) => spread(over(own, `drawn_${s}`), 2))]];
+    });
+    const bound = (name: string, value: string): string[] => [
+      name,
+      '∞',
+      ...SHARES.slice(1).map((s) => spread(over(results, `${value}_${s}`), 2)),
+    ];
+    const series = STRENGTHS.map((strength): Series => {
+      const own = where(results, { strength });
+      return {
+        name: strength === 0 ? 'off' : `strength ${strength}`,
+        points: SHARES.flatMap((share) => {
+          const y = over(own, `drawn_${share}`);
+          return y ? [{ x: share, y }] : [];
+        }),
+      };
+    });
+    const unrepaired: Series = {
+      name: 'nobody repairs',
+      reference: true,
+      points: SHARES.slice(1).flatMap((share) => {
+        const y = over(results, `unrepaired_${share}`);
+        return y ? [{ x: share, y }] : [];
+      }),
+    };
+    const floor = over(results, 'distance_floor');
+    const free = (value: string, name: string): Series => ({
+      name,
+      points: STRENGTHS.flatMap((strength) => {
+        const y = over(where(results, { strength }), value);
+        return y ? [{ x: strength, y }] : [];
+      }),
+    });
+    return {
+      tables:
+        rows.length === 0
+          ? []
+          : [
+              {
+                head: [
+                  'strength',
+                  'loss, nats a token',
+                  'bit accuracy',
+                  'loss with 20 % inverted',
+                  `distance (two held-out sets: ${floor ? digits(floor.mean, 4) : '–'})`,
+                ],
+                rows,
+              },
+              {
+                head: ['strength', ...SHARES.map((s) => `${percent(s)} inverted, dB`)],
+                rows: [
+                  ...recovery,
+                  bound('later bits as they were', 'unrepaired'),
+                  bound('later bits by the tokenizer', 'repaired'),
+                ],
+              },
+            ],
+      plots: [
+        {
+          name: 'self-correction-recovery',
+          title: 'Recovery after inverted bits in the first two scales',
+          x: 'share of inverted bits',
+          y: 'PSNR against the reconstruction, dB',
+          ticks: SHARES.map((s) => [s, percent(s)]),
+          series: [...series, unrepaired],
+        },
+        {
+          name: 'self-correction-distance',
+          title: 'Freely drawn pictures',
+          x: 'strength of self-correction',
+          y: 'sliced Wasserstein distance',
+          ticks: STRENGTHS.map((s) => [s, s === 0 ? 'off' : String(s)]),
+          series: [free('distance', 'drawn'), { ...free('distance_floor', 'held-out'), reference: true }],
+        },
+      ],
+      findings: findings(results),
+    };
+  },
+};
