@@ -77,7 +77,9 @@ export function markdownPage(
     return [
       `## ${experiment.title}`,
       `**The paper:** ${experiment.claim}`,
-      findingsOf(reading).map(({ verdict, text }) => `- **${verdict}** – ${text}`).join('\n'),
+      findingsOf(reading)
+        .map(({ verdict, text }) => `- **${verdict}** – ${text}`)
+        .join('\n'),
       `**Measured:** ${experiment.method}`,
       ...reading.tables.map(markdownTable),
       ...images,
