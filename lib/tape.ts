@@ -19,6 +19,11 @@ export class Gradients {
   get(tensor: Tensor): Tensor | undefined {
     return this.byId.get(tensor.id);
   }
+  /** Adds those of another computation to these, and disposes them. */
+  add(others: Gradients): void {
+    for (const [id, g] of others.byId) accumulate(this.byId, id, g);
+    others.dispose();
+  }
   dispose(): void {
     for (const g of this.byId.values()) g.dispose();
     this.byId.clear();

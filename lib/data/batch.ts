@@ -39,3 +39,15 @@ export async function drawBatch(dataset: Dataset, request: BatchRequest, signal?
   }
   return { first, pixels, captions, bad };
 }
+
+/** Equal parts of a batch, in order; their pixels are views. `parts` divides the number of samples. */
+export function splitBatch({ first, pixels, captions, bad }: Batch, parts: number): Batch[] {
+  const count = captions.length / parts;
+  const bytes = pixels.length / parts;
+  return Array.from({ length: parts }, (_, i) => ({
+    first: first + i * count,
+    pixels: pixels.subarray(i * bytes, (i + 1) * bytes),
+    captions: captions.slice(i * count, (i + 1) * count),
+    bad: i === 0 ? bad : [],
+  }));
+}

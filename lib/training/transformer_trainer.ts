@@ -3,89 +3,32 @@
  * every bit, prompts dropped for guidance. Source: Infinity, trainer.py (train_step).
  */
 
-import type { Batch } from '../data/batch.js';
+import { type Batch, splitBatch } from '../data/batch.js';
 import { type DatasetSource, findDataset } from '../data/dataset.js';
 import type { Device } from '../device.js';
-import { invalidArgument } from '../errors.js';
 import { type Checkpoint, type Component, writeCheckpoint } from '../io/checkpoint.js';
 import { placed } from '../nn/module.js';
-import { slice } from '../ops/shape.js';
 import { RandomStream, uniformDraw } from '../philox.js';
-import { Tape } from '../tape.js';
-import { scope, Tensor } from '../tensor.js';
+import type { Tensor } from '../tensor.js';
 import { T5Encoder } from '../text/t5.js';
-import { parseT5Config, type T5Config } from '../text/t5_config.js';
+import { parseT5Config } from '../text/t5_config.js';
 import { Autoencoder } from '../tokenizer/autoencoder.js';
 import { parseAutoencoderConfig } from '../tokenizer/config.js';
-import { parseGrids, type ScaleSchedule, scaleOffsets, tokenCount } from '../tokenizer/schedule.js';
-import { dropPathRates, type InfinityConfig, parseInfinityConfig, tokenBits } from '../transformer/config.js';
+import { parseGrids, type ScaleSchedule } from '../tokenizer/schedule.js';
+import { dropPathRates, tokenBits } from '../transformer/config.js';
+import type { BitLoss } from '../transformer/head.js';
 import { InfinityTransformer } from '../transformer/infinity.js';
-import {
-  checkPictureSize,
-  checkRunConfig,
-  integer,
-  number,
-  object,
-  optional,
-  type Rule,
-  type RunConfig,
-  readPart,
-} from './config.js';
+import { checkPictureSize, readPart } from './config.js';
 import { exportWeights, loadComponent } from './export_checkpoint.js';
 import { AdamW, type StepRates } from './optimizer.js';
 import { type RunOptions, runTraining, type StepEvent, type StepNumbers, type Trainee } from './run.js';
-import { BitwiseSelfCorrection, isStrength, type SelfCorrected, type SelfCorrectionConfig } from './self_correction.js';
+import { type MeasuredTokens, scaleMetrics } from './scale_metrics.js';
 import { chooseTextTokenizer, type TextTokenizerChoice } from './text_tokenizer.js';
 import { picturesOf } from './tokenizer_trainer.js';
+import { checkTransformerConfig, networkConfig, type TransformerTrainingConfig } from './transformer_config.js';
+import { TransformerUpdate } from './transformer_update.js';
 
-/** What a config file of `train transformer` holds. */
-export interface TransformerTrainingConfig extends RunConfig {
-  readonly transformer: Partial<InfinityConfig>;
-  /** `vocab_size` follows from the text tokenizer. */
-  readonly text_encoder: Omit<T5Config, 'vocab_size'>;
-  /** Most words of the captions that are tokens of their own; 8192 by default. */
-  readonly vocabulary_limit?: number;
-  readonly self_correction: SelfCorrectionConfig;
-  /** Share of prompts that are replaced by the unconditional rows; official 0.1. */
-  readonly text_dropout: number;
-  /** How many scales, from the first on, are learned; all by default. Later ones keep the weights that `init` gave them. */
-  readonly always_training_scales?: number;
-  /** Tokens weigh by the square root of their scale's area. */
-  readonly reweight: boolean;
-  /** Defaults of generation that the checkpoint will carry. */
-  readonly generation: Readonly<Record<string, unknown>>;
-}
-
-const isFlag = (v: unknown): boolean => typeof v === 'boolean';
-
-const RULES: readonly Rule[] = [
-  object('transformer'),
-  object('text_encoder'),
-  optional(integer('vocabulary_limit', 1)),
-  integer('self_correction.layers', 0),
-  ['self_correction.strength', 'a share from 0 to 1 or a list of them', isStrength],
-  ['self_correction.requant', 'true or false', isFlag],
-  number('text_dropout', 0, 1),
-  optional(integer('always_training_scales', 2)),
-  ['reweight', 'true or false', isFlag],
-  object('generation'),
-];
-
-/** The checked configuration. The reader of checkpoints passes over options that it does not know; a training must not. */
-function transformerConfig(given: object, derived: Partial<InfinityConfig>): InfinityConfig {
-  const config = readPart('transformer', () => parseInfinityConfig({ ...given, ...derived }));
-  for (const [option, value] of Object.entries(given)) {
-    if (option in derived)
-      invalidArgument(
-        `transformer.${option}`,
-        'nothing',
-        value,
-        'Leave it out: it follows from the tokenizer or the text.',
-      );
-    if (!(option in config)) invalidArgument(`transformer.${option}`, 'no such option', value, 'Correct its name.');
-  }
-  return config;
-}
+export type { TransformerTrainingConfig } from './transformer_config.js';
 
 interface Parts {
   readonly config: TransformerTrainingConfig;
@@ -99,8 +42,6 @@ interface Parts {
   readonly text: TextTokenizerChoice;
   /** Of the tokenizer. */
   readonly schedule: ScaleSchedule;
-  /** Its first scales, which this run learns. */
-  readonly trained: ScaleSchedule;
   readonly device: Device;
 }
 
@@ -120,15 +61,21 @@ function* trained({
   yield* textEncoder.namedParameters(TEXT_PREFIX);
 }
 
+async function readPass({ loss, perToken, correct }: BitLoss): Promise<MeasuredTokens & { readonly loss: number }> {
+  const [[value], tokens, hits] = await Promise.all([loss, perToken, correct].map((t) => t.readFloats()));
+  return { loss: value!, perToken: tokens!, correct: hits! };
+}
+
 /** One training of transformer and text encoder: its networks, its optimizer and its step. */
 export class TransformerTrainer implements Trainee {
-  private readonly correction: BitwiseSelfCorrection;
+  private readonly update: TransformerUpdate;
 
   private constructor(
     private readonly parts: Parts,
     readonly optimizer: AdamW,
   ) {
-    this.correction = new BitwiseSelfCorrection(parts.config.self_correction);
+    const { self_correction: correction, reweight, checkpointing = false } = parts.config;
+    this.update = new TransformerUpdate(parts.transformer, optimizer, { correction, reweight, checkpointing });
   }
 
   /**
@@ -140,7 +87,7 @@ export class TransformerTrainer implements Trainee {
     json: unknown,
     { device, tokenizer, init }: { device: Device; tokenizer: Checkpoint; init?: Checkpoint | undefined },
   ): Promise<TransformerTrainer> {
-    const config = checkRunConfig<TransformerTrainingConfig>(json, RULES);
+    const config = checkTransformerConfig(json);
     const vae = await tokenizer.component('vae');
     const autoencoderConfig = parseAutoencoderConfig(vae.config);
     const schedule = parseGrids(String(vae.config.scale_schedule));
@@ -149,7 +96,7 @@ export class TransformerTrainer implements Trainee {
     const text = await chooseTextTokenizer(source, { limit: config.vocabulary_limit, init });
     const parts = placed({ device }, (): Parts => {
       const transformer = new InfinityTransformer(
-        transformerConfig(config.transformer, {
+        networkConfig(config.transformer, {
           vae_embed_dim: autoencoderConfig.codebook_dim,
           text_channels: config.text_encoder.d_model,
           scale_schedules: [schedule],
@@ -171,7 +118,6 @@ export class TransformerTrainer implements Trainee {
         textEncoder,
         text,
         schedule,
-        trained: schedule.slice(0, config.always_training_scales),
         device,
       };
     });
@@ -211,11 +157,34 @@ export class TransformerTrainer implements Trainee {
   }
 
   async step(batch: Batch, step: number, rates: StepRates): Promise<StepNumbers> {
-    const { config, autoencoder, transformer, textEncoder, text, trained, device, source } = this.parts;
-    const { seed, text_dropout, reweight } = config;
+    const { config, schedule, transformer } = this.parts;
+    const trained = schedule.slice(0, config.always_training_scales);
+    const parts = splitBatch(batch, config.accumulate ?? 1);
+    const passes = parts.map((part) => this.pass(part, step, 1 / parts.length));
+    const norm = this.update.update(rates);
+    try {
+      const [gradNorm, ...measured] = await Promise.all([norm.readFloats(), ...passes.map(readPass)]);
+      const loss = measured.reduce((sum, pass) => sum + pass.loss, 0) / measured.length;
+      const joined = (values: (m: MeasuredTokens) => ArrayLike<number>) =>
+        measured.flatMap((m) => Array.from(values(m)));
+      const tokens = { perToken: joined((m) => m.perToken), correct: joined((m) => m.correct) };
+      const { all, scales } = scaleMetrics(tokens, trained, tokenBits(transformer.config));
+      const each = scales.map(({ bitAccuracy }, k) => [`scale${k}`, bitAccuracy] as const);
+      const metrics = { accuracy: all.bitAccuracy, ...Object.fromEntries(each) };
+      return { loss, gradNorm: gradNorm[0]!, metrics };
+    } finally {
+      for (const t of [norm, ...passes.flatMap((pass) => Object.values(pass) as Tensor[])]) t.dispose();
+    }
+  }
+
+  /** Loss and gradients of a part of a batch. What is drawn for a sample depends on its number in the run alone. */
+  private pass(batch: Batch, step: number, share: number): BitLoss {
+    const { config, autoencoder, transformer, textEncoder, text, schedule, device, source } = this.parts;
+    const { seed, text_dropout, always_training_scales } = config;
     const image_BHWC = picturesOf(batch, source, device);
     const features_BHWd = autoencoder.encode(image_BHWC);
-    const { inputs_BLD, labels_BLD } = this.tokens(features_BHWd, batch, step);
+    const draws = { seed, step, firstSample: batch.first };
+    const micro = this.update.prepare(features_BHWd, schedule, draws, always_training_scales);
     const maxLength = transformer.config.text_maxlen;
     const prompts = batch.captions.map((caption) => text.tokenizer.encode(caption, { maxLength }).ids);
     const draw = (sample: number, stream: number, element = 0, scale = 0): number =>
@@ -226,55 +195,9 @@ export class TransformerTrainer implements Trainee {
         prompts.map((_, b) => Number(draw(b, RandomStream.dropPath, branch, i) >= rate));
       return { sa: keep(0), ffn: keep(1) };
     });
-    const tape = new Tape().watch(...this.optimizer.parameters);
-    const out = tape.run(() => {
-      const options = { text: textEncoder.encode(prompts), schedule: trained, dropText, dropPath, reweight };
-      return transformer.loss(inputs_BLD, labels_BLD, options);
-    });
-    const one = Tensor.from([1], [], 'f32', device);
-    const grads = tape.backward([{ of: out.loss, cotangent: one }]);
-    const norm = this.optimizer.update(grads, rates);
-    try {
-      const [loss, gradNorm, correct] = await Promise.all([
-        out.loss.readFloats(),
-        norm.readFloats(),
-        out.correct.readFloats(),
-      ]);
-      return { loss: loss[0]!, gradNorm: gradNorm[0]!, metrics: this.accuracies(correct, prompts.length) };
-    } finally {
-      grads.dispose();
-      const scratch = [image_BHWC, features_BHWd, inputs_BLD, labels_BLD, one, norm, ...Object.values(out)];
-      for (const t of scratch) t?.dispose();
-    }
-  }
-
-  /** Inputs and labels of the scales that are learned. */
-  private tokens(
-    features_BHWd: Tensor,
-    { first }: Batch,
-    step: number,
-  ): Pick<SelfCorrected, 'inputs_BLD' | 'labels_BLD'> {
-    const { config, schedule, trained } = this.parts;
-    const draws = { seed: config.seed, step, firstSample: first };
-    return scope(() => {
-      const { inputs_BLD, labels_BLD } = this.correction.apply(features_BHWd, schedule, draws);
-      if (trained.length === schedule.length) return { inputs_BLD, labels_BLD };
-      const count = tokenCount(trained);
-      return { inputs_BLD: slice(inputs_BLD!, 1, 0, count - 1), labels_BLD: slice(labels_BLD, 1, 0, count) };
-    });
-  }
-
-  /** Share of right bits, of all and of each scale. */
-  private accuracies(correct: ArrayLike<number>, batch: number): Record<string, number> {
-    const { trained: schedule, transformer } = this.parts;
-    const [tokens, bits, offsets] = [tokenCount(schedule), tokenBits(transformer.config), scaleOffsets(schedule)];
-    const sums = new Array<number>(schedule.length).fill(0);
-    for (let b = 0; b < batch; b++)
-      for (const [k] of schedule.entries())
-        for (let t = offsets[k]!; t < offsets[k + 1]!; t++) sums[k]! += correct[b * tokens + t]!;
-    const total = sums.reduce((a, s) => a + s, 0) / (batch * tokens * bits);
-    const each = sums.map((s, k) => [`scale${k}`, s / (batch * (offsets[k + 1]! - offsets[k]!) * bits)] as const);
-    return { accuracy: total, ...Object.fromEntries(each) };
+    const out = this.update.accumulate(micro, share, () => ({ text: textEncoder.encode(prompts), dropText, dropPath }));
+    for (const t of [image_BHWC, features_BHWd, micro.inputs_BLD, micro.labels_BLD]) t?.dispose();
+    return out;
   }
 
   /** Writes the whole model: averaged weights, the tokenizer it was trained on, the text tokenizer, generation defaults. */
@@ -297,6 +220,7 @@ export class TransformerTrainer implements Trainee {
 
   dispose(): void {
     const { autoencoder, transformer, textEncoder } = this.parts;
+    this.update.dispose();
     this.optimizer.dispose();
     for (const module of [autoencoder, transformer, textEncoder]) module.dispose();
   }

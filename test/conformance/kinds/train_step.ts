@@ -1,11 +1,10 @@
-/** Training steps of the transformer with recorded noise: inputs, losses, gradients, parameters and moments after every update. */
-import { Tape } from '../../../lib/tape.js';
-import { scope, Tensor } from '../../../lib/tensor.js';
-import { patchifySchedule, type ScaleSchedule, scaleOffsets, tokenCount } from '../../../lib/tokenizer/schedule.js';
+import { Tensor } from '../../../lib/tensor.js';
+import { patchifySchedule, type ScaleSchedule, tokenCount } from '../../../lib/tokenizer/schedule.js';
 import { lrFactor, weightDecayAt } from '../../../lib/training/lr_schedule.js';
 import { AdamW } from '../../../lib/training/optimizer.js';
 import { hasWeightDecay } from '../../../lib/training/parameter_groups.js';
-import { BitwiseSelfCorrection, type SelfCorrected } from '../../../lib/training/self_correction.js';
+import { type MeasuredTokens, scaleMetrics, type TokenMetrics } from '../../../lib/training/scale_metrics.js';
+import { type MicroBatch, TransformerUpdate } from '../../../lib/training/transformer_update.js';
 import { tokenBits } from '../../../lib/transformer/config.js';
 import type { ForwardOptions, InfinityTransformer } from '../../../lib/transformer/infinity.js';
 import { giveParameterGradients } from '../activations.js';
@@ -41,10 +40,10 @@ interface TrainFields extends TransformerFields {
   }[];
 }
 
-interface MicroBatch {
+interface Pass {
   readonly index: number;
-  readonly corrected: SelfCorrected;
-  readonly options: ForwardOptions;
+  readonly batch: MicroBatch;
+  readonly given: Omit<ForwardOptions, 'schedule'>;
 }
 
 export async function trainStep(c: GoldenCase): Promise<void> {
@@ -56,24 +55,27 @@ export async function trainStep(c: GoldenCase): Promise<void> {
     betas: options.betas,
     clip: clipOf(options.tclip),
   });
+  const { layers, strength, requant } = options;
+  const update = new TransformerUpdate(model, optimizer, {
+    correction: { layers, strength, requant: Boolean(requant) },
+    reweight: Boolean(options.reweight),
+    reduction: options.bitloss,
+    labelSmoothing: options.ls,
+  });
   try {
-    let group: MicroBatch[] = [];
-    for (const [m, { stepping }] of micro_batches.entries()) {
-      group.push(await prepare(c, fields, model, m));
+    for (const [m, { stepping, g_it }] of micro_batches.entries()) {
+      const pass = await prepare(c, fields, model, update, m);
       giveRates(c, fields, m);
-      if (!stepping && m + 1 < micro_batches.length) continue;
-      await update(c, fields, model, optimizer, group);
-      for (const { corrected, options: used } of group) {
-        for (const tensor of [corrected.inputs_BLD, corrected.labels_BLD, corrected.sum_BHWd]) tensor?.dispose();
-        used.text.kv_NCt.dispose();
-      }
-      group = [];
+      await measure(c, fields, model, update, pass);
+      for (const tensor of [pass.batch.inputs_BLD, pass.batch.labels_BLD, pass.given.text.kv_NCt]) tensor?.dispose();
+      if (stepping) await finish(c, fields, { model, optimizer, update }, m, g_it);
     }
     for (const [name, tensor] of optimizer.stateTensors()) {
       const golden = name.replace(/^m\./, 'adam.exp_avg.').replace(/^v\./, 'adam.exp_avg_sq.');
       if (c.wants(golden)) c.give(golden, await download(tensor));
     }
   } finally {
+    update.dispose();
     optimizer.dispose();
   }
 }
@@ -85,8 +87,14 @@ function clipOf(tclip: number): number {
 }
 
 /** Inputs and labels of a micro-batch from its features and the recorded noise. */
-async function prepare(c: GoldenCase, fields: TrainFields, model: InfinityTransformer, m: number): Promise<MicroBatch> {
-  const { options, scale_schedule: schedule, micro_batches } = fields;
+async function prepare(
+  c: GoldenCase,
+  fields: TrainFields,
+  model: InfinityTransformer,
+  update: TransformerUpdate,
+  m: number,
+): Promise<Pass> {
+  const { scale_schedule: schedule, micro_batches } = fields;
   const patchify = model.config.apply_spatial_patchify;
   const latent = patchify ? patchifySchedule(schedule) : schedule;
   using features = upload(channelsLast(c.array(`mb${m}.raw_features`)));
@@ -100,62 +108,52 @@ async function prepare(c: GoldenCase, fields: TrainFields, model: InfinityTransf
     return { shape, data: Uint8Array.from(data as Uint8Array, (flipped) => 1 - flipped) };
   });
   using flips = Tensor.from(uniformOfScales(uniform, latent, B, d), [B, tokenCount(latent), d]);
-  const { layers, strength, requant } = options;
-  const correction = new BitwiseSelfCorrection({ layers, strength, requant: Boolean(requant), patchify });
-  const corrected = correction.apply(features, schedule, { percents, flips });
-  c.give(`mb${m}.gt_bits`, await download(corrected.labels_BLD));
-  if (corrected.inputs_BLD) c.give(`mb${m}.x_BLC_wo_prefix`, await download(corrected.inputs_BLD));
-  c.giveJson(['micro_batches', m, 'noise_strengths'], corrected.strengths.slice(0, percents.length));
-  return { index: m, corrected, options: { text: textFeatures(c, `mb${m}.`), schedule, finest: finestOf(fields) } };
+  const batch = update.prepare(features, schedule, { percents, flips });
+  c.give(`mb${m}.gt_bits`, await download(batch.labels_BLD));
+  if (batch.inputs_BLD) c.give(`mb${m}.x_BLC_wo_prefix`, await download(batch.inputs_BLD));
+  c.giveJson(['micro_batches', m, 'noise_strengths'], batch.strengths.slice(0, percents.length));
+  return { index: m, batch, given: { text: textFeatures(c, `mb${m}.`), finest: finestOf(fields) } };
 }
 
-/** Losses and gradients of a group of micro-batches that share an update, and the update. */
-async function update(
+/** Loss of a micro-batch; its gradients join those of the update. */
+async function measure(
+  c: GoldenCase,
+  { options, scale_schedule: schedule }: TrainFields,
+  model: InfinityTransformer,
+  update: TransformerUpdate,
+  { index, batch, given }: Pass,
+): Promise<void> {
+  if (c.wants(`mb${index}.logits`)) {
+    using logits = model.forward(batch.inputs_BLD, { ...given, schedule });
+    c.give(`mb${index}.logits`, await download(logits));
+  }
+  const out = update.accumulate(batch, 1 / options.ac, () => given);
+  const loss = await download(out.loss, [1]);
+  c.give(`mb${index}.loss`, loss);
+  c.giveJson(['micro_batches', index, 'loss'], numbers(loss)[0]);
+  const summed = options.bitloss === 'sum' ? tokenBits(model.config) : 1;
+  const perToken = numbers(await download(out.perToken)).map((value) => value / summed);
+  giveMetrics(c, index, model, schedule, { perToken, correct: numbers(await download(out.correct)) });
+  for (const tensor of Object.values(out) as Tensor[]) tensor.dispose();
+}
+
+/** The step of the optimizer after the last micro-batch of an update. */
+async function finish(
   c: GoldenCase,
   fields: TrainFields,
-  model: InfinityTransformer,
-  optimizer: AdamW,
-  group: readonly MicroBatch[],
+  { model, optimizer, update }: { model: InfinityTransformer; optimizer: AdamW; update: TransformerUpdate },
+  last: number,
+  iteration: number,
 ): Promise<void> {
-  const { options, scale_schedule: schedule, micro_batches } = fields;
-  const how = { schedule, reweight: Boolean(options.reweight), reduction: options.bitloss, labelSmoothing: options.ls };
-  const tape = new Tape().watch(...optimizer.parameters);
-  const passes = tape.run(() =>
-    group.map(({ corrected, options: forward }) => {
-      const hidden = model.hidden(corrected.inputs_BLD, forward);
-      return { hidden, ...model.head.loss(hidden, corrected.labels_BLD, how) };
-    }),
-  );
-  using cotangent = Tensor.from([1 / options.ac], []);
-  const found = tape.backward(passes.map(({ loss }) => ({ of: loss, cotangent })));
-  for (const [i, { index, corrected }] of group.entries()) {
-    const pass = passes[i]!;
-    if (c.wants(`mb${index}.logits`)) {
-      using logits = scope(() => model.head.classify(pass.hidden));
-      c.give(`mb${index}.logits`, await download(logits));
-    }
-    const loss = await download(pass.loss, [1]);
-    c.give(`mb${index}.loss`, loss);
-    c.giveJson(['micro_batches', index, 'loss'], numbers(loss)[0]);
-    const B = corrected.labels_BLD.shape[0]!;
-    const summed = options.bitloss === 'sum' ? corrected.labels_BLD.shape[2]! : 1;
-    const perToken = numbers(await download(pass.perToken)).map((value) => value / summed);
-    giveMetrics(c, index, model, schedule, B, perToken, numbers(await download(pass.correct)));
-  }
-  const last = group.at(-1)!.index;
-  if (micro_batches[last]!.stepping) {
-    const step = optimizer.step + 1;
-    await giveParameterGradients(c, `grad_step${step}.`, model, found);
-    using norm = optimizer.update(found, ratesAt(fields, micro_batches[last]!.g_it));
-    // Where the official optimizer does not clip, it has no norm to report but the constant that it starts with.
-    const size = options.tclip > 0 ? numbers(await download(norm))[0] : Math.fround(0.1);
-    c.giveJson(['micro_batches', last, 'grad_norm_before_clip'], size);
-    c.giveJson(['micro_batches', last, 'metrics', 'Overall/grad_norm_t'], size);
-    for (const [name, parameter] of model.namedParameters())
-      if (c.wants(`after_step${step}.${name}`)) c.give(`after_step${step}.${name}`, await download(parameter));
-  }
-  found.dispose();
-  for (const pass of passes) for (const tensor of Object.values(pass)) tensor.dispose();
+  const step = optimizer.step + 1;
+  await giveParameterGradients(c, `grad_step${step}.`, model, update.gradients);
+  using norm = update.update(ratesAt(fields, iteration));
+  // Where the official optimizer does not clip, it has no norm to report but the constant that it starts with.
+  const size = fields.options.tclip > 0 ? numbers(await download(norm))[0] : Math.fround(0.1);
+  c.giveJson(['micro_batches', last, 'grad_norm_before_clip'], size);
+  c.giveJson(['micro_batches', last, 'metrics', 'Overall/grad_norm_t'], size);
+  for (const [name, parameter] of model.namedParameters())
+    if (c.wants(`after_step${step}.${name}`)) c.give(`after_step${step}.${name}`, await download(parameter));
 }
 
 function ratesAt({ options }: TrainFields, iteration: number): { lr: number; weightDecay: number } {
@@ -201,25 +199,17 @@ function giveMetrics(
   m: number,
   model: InfinityTransformer,
   schedule: ScaleSchedule,
-  B: number,
-  perToken: readonly number[],
-  correct: readonly number[],
+  measured: MeasuredTokens,
 ): void {
-  const offsets = scaleOffsets(schedule);
-  const L = tokenCount(schedule);
-  const bits = tokenBits(model.config);
-  const mean = (values: readonly number[]) => values.reduce((a, v) => a + v, 0) / values.length;
-  const give = (group: string, suffix: string, from: number, to: number) => {
-    const tokens = Array.from({ length: B }, (_, b) =>
-      Array.from({ length: to - from }, (_, i) => b * L + from + i),
-    ).flat();
+  // The official metric asks for the bits of one latent position, also where a token holds four.
+  const { all, scales } = scaleMetrics(measured, schedule, tokenBits(model.config), model.config.vae_embed_dim);
+  const give = (group: string, suffix: string, { loss, bitAccuracy, tokenAccuracy }: TokenMetrics) => {
     const metric = (name: string, value: number) =>
       c.giveJson(['micro_batches', m, 'metrics', `${group}/${name}_${suffix}`], value);
-    metric('L', mean(tokens.map((t) => perToken[t]!)));
-    metric('Acc_bit', 100 * mean(tokens.map((t) => correct[t]! / bits)));
-    // The official metric asks for the bits of one latent position, also where a token holds four.
-    metric('Acc_token', 100 * mean(tokens.map((t) => Number(correct[t] === model.config.vae_embed_dim))));
+    metric('L', loss);
+    metric('Acc_bit', 100 * bitAccuracy);
+    metric('Acc_token', 100 * tokenAccuracy);
   };
-  give('Overall', 'mean', 0, L);
-  for (const k of schedule.keys()) give('Detail', `s${String(k + 1).padStart(2, '0')}`, offsets[k]!, offsets[k + 1]!);
+  give('Overall', 'mean', all);
+  for (const [k, metrics] of scales.entries()) give('Detail', `s${String(k + 1).padStart(2, '0')}`, metrics);
 }
