@@ -13,6 +13,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   decode: async () => (await import('./encode.js')).decodeCommand(),
   reconstruct: async () => (await import('./reconstruct.js')).reconstructCommand(),
   train: async () => (await import('./train.js')).trainCommand(),
+  report: async () => (await import('./report.js')).reportCommand(),
   eval: async () => (await import('./evaluate.js')).evalCommand(),
   bench: async () => (await import('./bench.js')).benchCommand(),
   convert: async () => (await import('./convert.js')).convertCommand(),

@@ -1,5 +1,4 @@
 /** `train tokenizer | transformer`: runs, resumes and exports a training described by a config file. */
-import { join } from 'node:path';
 import { Command } from 'commander';
 import type { BadRowsReport } from '../data/bad_rows.js';
 import { invalidArgument } from '../errors.js';
@@ -7,6 +6,7 @@ import { readConfigFile } from '../training/config.js';
 import { openTraining, type TrainingKind } from '../training/index.js';
 import type { StepEvent } from '../training/run.js';
 import { interruptSignal, numberOption, print } from './context.js';
+import { TrainingOutputs, whereItStands } from './train_outputs.js';
 
 interface Flags {
   config: string;
@@ -15,6 +15,7 @@ interface Flags {
   tokenizer?: string;
   threads?: number;
   logEvery: number;
+  tensorboard?: boolean;
   json?: boolean;
 }
 
@@ -55,26 +56,30 @@ async function train(kind: TrainingKind, flags: Flags): Promise<void> {
     ...(flags.tokenizer === undefined ? {} : { tokenizer: flags.tokenizer }),
     ...(flags.threads === undefined ? {} : { threads: flags.threads }),
   });
-  const exported = join(flags.out, 'checkpoint');
+  const outputs = new TrainingOutputs(training, { directory: flags.out, signal, tensorboard: flags.tensorboard });
   try {
     // With every saved state goes a checkpoint that draws: a run can be looked at, and gone on from, at any time.
     let current = false;
     const notice = new BadRowsNotice();
     try {
       for await (const event of training.run({ directory: flags.out, signal })) {
+        await outputs.step(event);
         current = event.saved !== undefined;
-        if (current) await training.export(exported);
+        if (current) await outputs.saved(event.step);
         const shown = event.step % flags.logEvery === 0 || event.saved !== undefined;
         notice.tell(event, shown);
         if (shown) print(flags.json === true, event, () => line(event));
       }
     } catch (error) {
-      if (signal.aborted) await training.export(exported);
+      if (signal.aborted) await outputs.export();
       throw error;
     }
-    if (!current) await training.export(exported);
-    print(flags.json === true, { exported }, () => `exported ${exported}`);
+    if (!current) await outputs.export();
+    print(flags.json === true, { exported: outputs.checkpoint }, () => `exported ${outputs.checkpoint}`);
+  } catch (error) {
+    throw await whereItStands(error, flags.out);
   } finally {
+    await outputs.close();
     training.dispose();
   }
 }
@@ -85,11 +90,12 @@ function command(kind: TrainingKind, summary: string): Command {
     .requiredOption('-c, --config <file>', 'training config, JSON')
     .requiredOption(
       '-o, --out <directory>',
-      'states, log and the exported checkpoint; a run that stands there is resumed',
+      'states, log, report and the exported checkpoint; a run that stands there is resumed',
     )
     .option('--init <directory>', 'start from the weights of this checkpoint')
     .option('--threads <integer>', 'threads of the CPU', numberOption('--threads'))
     .option('--log-every <steps>', 'steps between two lines', stepsOption, 10)
+    .option('--tensorboard', 'event files for TensorBoard as well')
     .option('--json', 'JSON lines on stdout')
     .action((flags: Flags) => train(kind, flags));
 }

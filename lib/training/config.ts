@@ -34,7 +34,20 @@ export interface RunConfig {
   readonly save_every: number;
   /** When to stop because the loss stays high; see divergence.ts. */
   readonly divergence?: DivergenceConfig;
+  /** What is drawn at every saved state, to look at; it does not touch the weights. */
+  readonly samples?: SamplesConfig;
 }
+
+/** Which pictures are drawn: those of the first `count` samples of the dataset, or of given prompts. */
+export interface SamplesConfig {
+  /** 8 by default; 0 draws none. */
+  readonly count?: number;
+  /** Transformer only, instead of `count`. */
+  readonly prompts?: readonly string[];
+}
+
+/** Pictures of a sample grid. */
+export const MAX_SAMPLES = 64;
 
 /** @throws InfinityError INVALID_ARGUMENT that names the field */
 export function refuseField(field: string, expected: string, value: unknown): never {
@@ -82,6 +95,25 @@ function isDivergence(v: unknown): boolean {
   if (!isObject(v) || Object.keys(v).some((key) => key !== 'factor' && key !== 'steps')) return false;
   const { factor, steps } = v;
   return typeof factor === 'number' && factor > 1 && Number.isSafeInteger(steps) && (steps as number) >= 0;
+}
+
+function isSamples(v: unknown, prompts: boolean): boolean {
+  if (!isObject(v) || Object.keys(v).length !== 1) return false;
+  const { count, prompts: given } = v;
+  if (count !== undefined)
+    return Number.isSafeInteger(count) && (count as number) >= 0 && (count as number) <= MAX_SAMPLES;
+  if (!prompts || !Array.isArray(given) || given.length === 0 || given.length > MAX_SAMPLES) return false;
+  return given.every((prompt) => typeof prompt === 'string' && prompt.trim() !== '');
+}
+
+/** A rule for `samples`. @param prompts whether the training knows any */
+export function samplesRule({ prompts }: { readonly prompts: boolean }): Rule {
+  const own = prompts ? `, or "prompts", a list of 1 to ${MAX_SAMPLES} texts` : '';
+  return optional([
+    'samples',
+    `an object with "count" from 0 to ${MAX_SAMPLES}${own}`,
+    (value) => isSamples(value, prompts),
+  ]);
 }
 
 const isShare = (v: unknown): boolean => typeof v === 'number' && v >= 0 && v <= 1;

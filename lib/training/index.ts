@@ -1,7 +1,9 @@
 /** `node-infinity/training`: trainers and what they are made of. */
+import type { DatasetSource } from '../data/dataset.js';
 import { Device } from '../device.js';
 import { InfinityError } from '../errors.js';
 import { Checkpoint } from '../io/checkpoint.js';
+import type { RunConfig } from './config.js';
 import type { RunOptions, StepEvent } from './run.js';
 import { TokenizerTrainer } from './tokenizer_trainer.js';
 import { TransformerTrainer } from './transformer_trainer.js';
@@ -9,7 +11,10 @@ import { TransformerTrainer } from './transformer_trainer.js';
 export { lrFactor, weightDecayAt } from './lr_schedule.js';
 export { AdamW } from './optimizer.js';
 export type { RunOptions, StepEvent } from './run.js';
+export type { LogLine, MemoryUse } from './run_log.js';
+export { readRunLog } from './run_log.js';
 export { BitwiseSelfCorrection } from './self_correction.js';
+export { TensorBoardWriter } from './tensorboard.js';
 export { TokenizerTrainer, type TokenizerTrainingConfig } from './tokenizer_trainer.js';
 export { TransformerTrainer, type TransformerTrainingConfig } from './transformer_trainer.js';
 
@@ -28,6 +33,8 @@ export interface OpenTrainingOptions {
 
 /** A training that runs, resumes and exports itself. */
 export interface Training {
+  readonly config: RunConfig;
+  readonly source: DatasetSource;
   run(options: RunOptions): AsyncGenerator<StepEvent>;
   /** Writes the averaged weights in bf16 as a checkpoint directory. */
   export(directory: string): Promise<void>;

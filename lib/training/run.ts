@@ -39,7 +39,7 @@ export interface RunOptions {
 }
 
 /** Fields that may change between two parts of a run: they do not touch the weights. */
-const FREE = ['save_every', 'generation', 'divergence'];
+const FREE = ['save_every', 'generation', 'divergence', 'samples'];
 
 async function snapshot(trainee: Trainee): Promise<Map<string, HostTensor>> {
   const tensors = new Map<string, HostTensor>();

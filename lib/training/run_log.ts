@@ -36,10 +36,13 @@ export interface LogLine {
 
 export const LOG_FILE = 'log.jsonl';
 
+const isObject = (value: unknown): boolean => typeof value === 'object' && value !== null;
+
 function parseLine(text: string): LogLine | undefined {
   try {
     const line = JSON.parse(text) as LogLine | null;
-    return Number.isSafeInteger(line?.step) ? (line as LogLine) : undefined;
+    const whole = Number.isSafeInteger(line?.step) && isObject(line?.metrics) && isObject(line?.memory);
+    return whole ? (line as LogLine) : undefined;
   } catch {
     return undefined;
   }

@@ -28,6 +28,7 @@ import {
   type RunConfig,
   readPart,
   refuseField,
+  samplesRule,
 } from './config.js';
 import { exportWeights, loadComponent } from './export_checkpoint.js';
 import { lfqExportFactor, restoreLfq } from './lfq_checkpoint.js';
@@ -76,6 +77,7 @@ const RULES: readonly Rule[] = [
   ...['l1', 'l2', 'quantizer', 'commitment', 'entropy'].map((term) => number(`loss.${term}`)),
   optional(number('loss.residual')),
   number('scale_dropout', 0, 1),
+  samplesRule({ prompts: false }),
 ];
 
 /** Bytes of the first `count` pictures of a batch to pictures in [-1, 1]. */

@@ -2,7 +2,17 @@
 import { invalidArgument } from '../errors.js';
 import type { T5Config } from '../text/t5_config.js';
 import { type InfinityConfig, parseInfinityConfig } from '../transformer/config.js';
-import { checkRunConfig, integer, number, object, optional, type Rule, type RunConfig, readPart } from './config.js';
+import {
+  checkRunConfig,
+  integer,
+  number,
+  object,
+  optional,
+  type Rule,
+  type RunConfig,
+  readPart,
+  samplesRule,
+} from './config.js';
 import { isStrength, type SelfCorrectionConfig } from './self_correction.js';
 
 /** What a config file of `train transformer` holds. */
@@ -42,6 +52,7 @@ const RULES: readonly Rule[] = [
   optional(integer('accumulate', 1)),
   optional(['checkpointing', 'true or false', isFlag]),
   object('generation'),
+  samplesRule({ prompts: true }),
 ];
 
 /** @throws InfinityError INVALID_ARGUMENT naming the first field that is missing, unknown or out of range */

@@ -138,6 +138,10 @@ export class TransformerTrainer implements Trainee {
     return new TransformerTrainer(parts, optimizer);
   }
 
+  get config(): TransformerTrainingConfig {
+    return this.parts.config;
+  }
+
   get device(): Device {
     return this.parts.device;
   }
