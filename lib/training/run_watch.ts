@@ -83,8 +83,8 @@ export class RunWatch {
     const found: string[] = [];
     if (metric !== undefined) found.push(`metric '${metric}' is NaN`);
     if (gradient) {
-      const others = gradient.others > 0 ? ` and of ${gradient.others} others` : '';
-      found.push(`the gradient of '${gradient.name}'${others} is not finite`);
+      const are = gradient.others > 0 ? `and ${gradient.others} more are` : 'is';
+      found.push(`the gradient of '${gradient.name}' ${are} not finite`);
     }
     const where = found.length > 0 ? `: ${found.join(', ')}` : '';
     const tensor = metric ?? (Number.isFinite(loss) ? gradient?.name : 'loss');

@@ -1,6 +1,6 @@
 /** Line charts as inline SVG: axes, curves with the range of what they average, and the values under the pointer. */
 import { escapeHtml } from './escape.js';
-import { type Format, linearTicks, logTicks, plain } from './numbers.js';
+import { type Format, logTicks, plain, ticksFor } from './numbers.js';
 import type { Bin, Curve } from './series.js';
 
 /** One chart. */
@@ -13,7 +13,7 @@ export interface Chart {
 }
 
 const [WIDTH, HEIGHT] = [480, 250];
-const [LEFT, RIGHT, TOP, BOTTOM] = [62, 10, 10, 26];
+const [LEFT, RIGHT, TOP, BOTTOM] = [62, 18, 10, 26];
 /** Values that span more than this, all positive, get a logarithmic axis. */
 const LOG_SPAN = 30;
 
@@ -23,23 +23,34 @@ interface Axis {
   at(value: number): number;
 }
 
-function axis(low: number, high: number, begin: number, end: number, log: boolean, count: number): Axis {
+interface AxisOptions {
+  readonly low: number;
+  readonly high: number;
+  /** Pixels of both ends. */
+  readonly begin: number;
+  readonly end: number;
+  readonly format: Format;
+  readonly log?: boolean;
+}
+
+function axis({ low, high, begin, end, format, log = false }: AxisOptions): Axis {
   const of = log ? Math.log : (v: number): number => v;
   const span = of(high) - of(low);
   return {
-    ticks: log ? logTicks(low, high) : linearTicks(low, high, count),
+    ticks: log ? logTicks(low, high) : ticksFor(format, low, high, 6),
     at: (value) => begin + (span > 0 ? (of(value) - of(low)) / span : 0.5) * (end - begin),
   };
 }
 
-function valueAxis(curves: readonly Curve[], fromZero: boolean): Axis {
+function valueAxis(curves: readonly Curve[], format: Format, fromZero: boolean): Axis {
   const means = curves.flatMap(({ bins }) => bins.map(({ mean }) => mean));
   const [least, most] = [Math.min(...means), Math.max(...means)];
-  const [bottom, top] = [HEIGHT - BOTTOM, TOP];
-  if (!fromZero && least > 0 && most / least > LOG_SPAN) return axis(least, most, bottom, top, true, 5);
-  const low = fromZero ? Math.min(0, least) : least;
-  const margin = most > low ? 0.04 * (most - low) : Math.abs(most) * 0.1 || 1;
-  return axis(fromZero && low === 0 ? 0 : low - margin, most + margin, bottom, top, false, 5);
+  const ends = { begin: HEIGHT - BOTTOM, end: TOP, format };
+  if (!fromZero && least > 0 && most / least > LOG_SPAN) return axis({ low: least, high: most, ...ends, log: true });
+  const zero = fromZero && least >= 0;
+  const margin = 0.04 * (most - (zero ? 0 : least)) || Math.abs(most) * 0.1 || 1;
+  const low = zero ? 0 : least - margin;
+  return axis({ low, high: most + margin, ...ends });
 }
 
 /** A curve's colour, as a value of CSS. */
@@ -120,8 +131,9 @@ export function drawChart({ title, curves: given, format = plain, fromZero = fal
   const curves = given.filter(({ bins }) => bins.length > 0);
   if (curves.length === 0) return '';
   const steps = curves.flatMap(({ bins }) => [bins[0]!.step, bins.at(-1)!.step]);
-  const x = axis(Math.min(...steps), Math.max(...steps), LEFT, WIDTH - RIGHT, false, 5);
-  const y = valueAxis(curves, fromZero);
+  const ends = { begin: LEFT, end: WIDTH - RIGHT, format: plain };
+  const x = axis({ low: Math.min(...steps), high: Math.max(...steps), ...ends });
+  const y = valueAxis(curves, format, fromZero);
   const lines = curves.map((curve) => drawCurve(curve, x, y)).join('');
   const name = escapeHtml(title);
   const last = curves.length === 1 ? `<b>${escapeHtml(format(curves[0]!.bins.at(-1)!.mean))}</b>` : '';

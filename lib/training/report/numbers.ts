@@ -7,7 +7,7 @@ export type Format = (value: number) => string;
 export const plain: Format = (value) => {
   const size = Math.abs(value);
   if (value === 0) return '0';
-  if (size >= 1e6 || size < 1e-3) return value.toExponential(2).replace('e+', 'e');
+  if (size >= 1e6 || size < 1e-3) return String(Number(value.toPrecision(3)).toExponential()).replace('e+', 'e');
   return String(Number(value.toPrecision(4)));
 };
 
@@ -15,10 +15,14 @@ export const percent: Format = (value) => `${Number((100 * value).toPrecision(4)
 
 export const decibels: Format = (value) => `${value.toFixed(2)} dB`;
 
+const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+
+const unitOf = (value: number): number =>
+  value < 1 ? 0 : Math.min(UNITS.length - 1, Math.floor(Math.log2(value) / 10));
+
 export const bytes: Format = (value) => {
-  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
-  const power = value < 1 ? 0 : Math.min(units.length - 1, Math.floor(Math.log2(value) / 10));
-  return `${Number((value / 2 ** (10 * power)).toPrecision(3))} ${units[power]}`;
+  const power = unitOf(value);
+  return `${Number((value / 2 ** (10 * power)).toPrecision(3))} ${UNITS[power]}`;
 };
 
 export const seconds: Format = (value) => {
@@ -38,6 +42,12 @@ export function linearTicks(low: number, high: number, count = 5): number[] {
   const last = Math.floor(high / step + 1e-9);
   // The product of an integer and 1, 2 or 5 times a power of ten, rounded off its last bits.
   return Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)));
+}
+
+/** Round numbers as a format writes them. */
+export function ticksFor(format: Format, low: number, high: number, count: number): number[] {
+  const unit = format === bytes ? 2 ** (10 * unitOf(high)) : 1;
+  return linearTicks(low / unit, high / unit, count).map((tick) => tick * unit);
 }
 
 /** Powers of ten in a range, with their doubles and fivefolds where there are few. */
