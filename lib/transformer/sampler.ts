@@ -2,21 +2,20 @@
  * Drawing pictures scale by scale: cached keys and values, guidance, one draw a bit.
  * Source: Infinity, infinity/models/infinity.py (autoregressive_infer_cfg).
  */
-import { setImmediate } from 'node:timers/promises';
 import { invalidArgument } from '../errors.js';
 import type { Tap } from '../nn/module.js';
 import { drawKeys, type UniformSource } from '../ops/bits.js';
 import { add, scale } from '../ops/elementwise.js';
 import { statistic } from '../ops/run.js';
 import { repeat0 } from '../ops/shape.js';
+import { Submission } from '../submission.js';
 import { scope, Tensor, unscoped } from '../tensor.js';
 import { addCodes, codesOfTokens, nextInput, tokensOfMap } from '../tokenizer/bit_tokens.js';
 import { forceBits, type KeptSums, keepSum } from '../tokenizer/kept.js';
 import { finestGrid, patchifySchedule, type ScaleSchedule, scaleOffsets, scaleTokens } from '../tokenizer/schedule.js';
 import { BitHead } from './bit_head.js';
-import type { BlockCondition } from './block.js';
+import { type Conditions, conditionsOf, firstSamples, tensorsOf } from './conditions.js';
 import { conditional, Guidance, type PerScale, perScale, unconditional } from './guidance.js';
-import type { HeadModulation } from './head.js';
 import { type InfinityTransformer, MAX_SCALES } from './infinity.js';
 import { KvCache } from './kv_cache.js';
 import type { TextFeatures } from './text.js';
@@ -62,13 +61,6 @@ export interface ScaleEvent {
   readonly sum_BHWd: Tensor;
 }
 
-/** What the prompts contribute, for all run samples or the conditional ones alone. */
-interface Conditions {
-  readonly blocks: readonly BlockCondition[];
-  readonly head: HeadModulation;
-  readonly textRange: Tensor;
-}
-
 interface Step {
   readonly bits: Tensor;
   readonly sum_BHWd: Tensor;
@@ -76,8 +68,14 @@ interface Step {
   readonly next_RLC: Tensor | undefined;
 }
 
-const disposeAll = (value: Step | undefined): void => {
-  for (const t of [value?.bits, value?.sum_BHWd, value?.next_RLC]) t?.dispose();
+/** A scale whose commands are in the queue; `done` when they have run. */
+interface Submitted {
+  readonly step: Step;
+  readonly done: Promise<void>;
+}
+
+const disposeAll = ({ bits, sum_BHWd, next_RLC }: Step): void => {
+  for (const t of [bits, sum_BHWd, next_RLC]) t?.dispose();
 };
 
 /** One request: all of its device memory and nothing else. */
@@ -99,6 +97,7 @@ class Sampler {
   constructor(
     private readonly model: InfinityTransformer,
     private readonly options: SampleOptions,
+    private readonly submission: Submission,
   ) {
     const { text, negative, schedule, images, guidance = 1, guidanceLayers = [0], tau = 1 } = options;
     const { config, device, dtype } = model;
@@ -118,26 +117,13 @@ class Sampler {
       const made = unscoped(() =>
         scope(() => {
           const run = rows > this.B ? model.text.guided(text, negative) : model.text.plain(text);
-          const memory = model.textMemory(run);
-          const textRange = model.text.range(run);
-          const cond_BC = model.text.pooled(memory.pool, textRange);
-          const source = model.modulationSource(cond_BC);
-          const blocks = model.blocks.map((block, i) => ({
-            modulation: block.modulation(source),
-            text: memory.blocks[i]!,
-          }));
-          const all = { blocks, head: model.head.condition(cond_BC), textRange };
-          return {
-            all,
-            own: firstSamples(all, this.B),
-            start: model.startToken(cond_BC),
-            keys: drawKeys(images, device),
-          };
+          const made = conditionsOf(model, run);
+          return { ...made, own: firstSamples(made.all, this.B), keys: drawKeys(images, device) };
         }),
       );
       this.all = made.all;
       this.own = made.own;
-      this.start_RLC = made.start;
+      this.start_RLC = made.start_R1C;
       this.keys = made.keys;
       this.owned.push(...tensorsOf(this.all), ...tensorsOf(this.own), this.start_RLC, this.keys);
       const tokens = this.offsets[K - 1]!;
@@ -149,34 +135,53 @@ class Sampler {
     }
   }
 
-  /** Submits scale k. */
-  step(k: number, before: Step | undefined): Step {
-    const { model, options, B, guidance } = this;
-    const { schedule, tap } = options;
-    return scope(() => {
+  /** Submits scale k, a block at a time. */
+  async step(k: number, before: Step | undefined): Promise<Step> {
+    const { model, options, submission } = this;
+    const start = this.offsets[k]!;
+    const bounds = Int32Array.of(0, this.offsets[k + 1]!);
+    const { lvl_1C, range } = await submission.part(() => ({
+      lvl_1C: model.levelEmbed([k]),
+      range: Tensor.from(bounds, [1, 1, 2], 'i32', model.device),
+    }));
+    const stream: Tensor[] = [];
+    try {
       let x_RLC = before?.next_RLC ?? this.start_RLC;
-      const lvl_1C = model.levelEmbed([k]);
-      const range = Tensor.from(Int32Array.of(0, this.offsets[k + 1]!), [1, 1, 2], 'i32', model.device);
       for (const [i, block] of model.blocks.entries()) {
         const entered = x_RLC;
-        x_RLC = scope(() => {
-          const { blocks, textRange } = entered.shape[0] === B ? this.own : this.all;
-          const memory = this.cache.memory(i, this.offsets[k]!, range);
+        x_RLC = await submission.part(() => {
+          const { blocks, textRange } = entered.shape[0] === this.B ? this.own : this.all;
+          const memory = this.cache.memory(i, start, range);
           const x = model.addsLevelBefore(i) ? add(entered, lvl_1C) : entered;
-          const ctx = { rope: this.rope, ropeStart: this.offsets[k]!, memory, textRange };
-          return guidance.afterBlock(block.forward(x, blocks[i]!, ctx), i, k, B);
+          const ctx = { rope: this.rope, ropeStart: start, memory, textRange };
+          return this.guidance.afterBlock(block.forward(x, blocks[i]!, ctx), i, k, this.B);
         });
-        if (i > 0) entered.dispose();
+        stream.pop()?.dispose();
+        stream.push(x_RLC);
       }
-      const both = guidance.guidesLogits(k);
-      const hidden = both ? x_RLC : conditional(x_RLC, B);
-      tap?.(`hidden.s${k}`, hidden);
-      const head = hidden.shape[0] === B ? this.own.head : this.all.head;
-      const bits = this.force(this.draw(model.head.normalize(hidden, head), k, both), k);
-      const drawn_BHWd = this.addCodes(bits, k, before?.sum_BHWd);
-      const sum_BHWd = options.kept ? keepSum(drawn_BHWd, options.kept, k) : drawn_BHWd;
-      return { bits, sum_BHWd, next_RLC: k + 1 < schedule.length ? this.nextInput(sum_BHWd, k + 1) : undefined };
-    });
+      return await submission.part(() => {
+        const bits = this.force(this.classify(x_RLC, k), k);
+        const drawn_BHWd = this.addCodes(bits, k, before?.sum_BHWd);
+        const sum_BHWd = options.kept ? keepSum(drawn_BHWd, options.kept, k) : drawn_BHWd;
+        return {
+          bits,
+          sum_BHWd,
+          next_RLC: k + 1 < options.schedule.length ? this.nextInput(sum_BHWd, k + 1) : undefined,
+        };
+      });
+    } finally {
+      for (const t of [lvl_1C, range, ...stream]) t.dispose();
+    }
+  }
+
+  /** Bits of scale k from what the last block returned. */
+  private classify(x_RLC: Tensor, k: number): Tensor {
+    const { model, B, guidance } = this;
+    const both = guidance.guidesLogits(k);
+    const hidden = both ? x_RLC : conditional(x_RLC, B);
+    this.options.tap?.(`hidden.s${k}`, hidden);
+    const head = hidden.shape[0] === B ? this.own.head : this.all.head;
+    return this.draw(model.head.normalize(hidden, head), k, both);
   }
 
   /** Bits of scale k from the classifier's input; `both` when its second half is unconditional. */
@@ -229,23 +234,6 @@ class Sampler {
   }
 }
 
-function tensorsOf({ blocks, head, textRange }: Conditions): Tensor[] {
-  return [...blocks.flatMap(({ modulation, text }) => [...modulation, text.k_1NC, text.v_1NC]), ...head, textRange];
-}
-
-/** Views of the conditional samples, which stand first. */
-function firstSamples({ blocks, head, textRange }: Conditions, B: number): Conditions {
-  const first = <T extends readonly Tensor[]>(list: T) => list.map((t) => conditional(t, B)) as unknown as T;
-  return {
-    blocks: blocks.map(({ modulation, text: { k_1NC, v_1NC } }) => ({
-      modulation: first(modulation),
-      text: { k_1NC: k_1NC.view(k_1NC.shape), v_1NC: v_1NC.view(v_1NC.shape) },
-    })),
-    head: first(head),
-    textRange: conditional(textRange, B),
-  };
-}
-
 /**
  * Draws a batch of pictures, one event a scale. The device works on one scale while the previous one is handed out; leaving
  * the loop or aborting skips whatever has not run, and releases all memory.
@@ -260,40 +248,37 @@ export async function* sampleScales(
   signal?.throwIfAborted();
   const { device } = model;
   const token = device.createToken();
-  const cancel = () => token.cancel();
+  const submission = new Submission(device, token);
+  const cancel = () => submission.stop();
   signal?.addEventListener('abort', cancel, { once: true });
-  const submitted: Step[] = [];
+  const submitted: Submitted[] = [];
   let sampler: Sampler | undefined;
   try {
-    const request = device.withToken(token, () => new Sampler(model, options));
+    const request = device.withToken(token, () => new Sampler(model, options, submission));
     sampler = request;
-    const submit = (k: number): Promise<void> =>
-      device.withToken(token, () => {
-        submitted.push(unscoped(() => request.step(k, submitted.at(-1))));
-        const done = device.sync();
-        // An abort rejects every scale on the way, though only one of them is waited for.
-        done.catch(() => undefined);
-        return done;
-      });
-    // Each submission is a burst of a few hundred commands: between two of them, other events have their turn.
-    await setImmediate();
-    let running = submit(0);
+    const submit = async (k: number): Promise<void> => {
+      const step = await request.step(k, submitted.at(-1)?.step);
+      const done = device.withToken(token, () => device.sync());
+      // An abort rejects every scale on the way, though only one of them is waited for.
+      done.catch(() => undefined);
+      submitted.push({ step, done });
+    };
+    await submit(0);
     for (let k = 0; k < schedule.length; k++) {
-      const finished = running;
-      await setImmediate();
-      if (k + 1 < schedule.length) running = submit(k + 1);
-      await finished;
+      if (k + 1 < schedule.length) await submit(k + 1);
+      const [{ step, done }] = submitted as [Submitted];
+      await done;
       signal?.throwIfAborted();
-      const { bits, sum_BHWd } = submitted[0]!;
-      yield { scale: k, scales: schedule.length, bits, sum_BHWd };
-      disposeAll(submitted.shift());
+      yield { scale: k, scales: schedule.length, bits: step.bits, sum_BHWd: step.sum_BHWd };
+      submitted.shift();
+      disposeAll(step);
     }
   } catch (error) {
     throw signal?.aborted ? signal.reason : error;
   } finally {
     signal?.removeEventListener('abort', cancel);
-    token.cancel();
-    submitted.forEach(disposeAll);
+    submission.stop();
+    for (const { step } of submitted) disposeAll(step);
     sampler?.dispose();
     token.release();
   }

@@ -10,7 +10,7 @@ const LIB_FLOORS: readonly (readonly string[])[] = [
   ['native.ts', 'philox.ts', 'io'],
   ['device.ts', 'data'],
   ['tensor.ts'],
-  ['ops'],
+  ['ops', 'submission.ts'],
   ['tape.ts'],
   ['nn'],
   ['text', 'tokenizer'],
