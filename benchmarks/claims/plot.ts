@@ -26,10 +26,10 @@ export interface Plot {
   readonly series: readonly Series[];
 }
 
-const WIDTH = 640;
+const WIDTH = 680;
 const HEIGHT = 360;
 const LEFT = 72;
-const RIGHT = 168;
+const RIGHT = 200;
 const TOP = 40;
 const BOTTOM = 52;
 /** Okabe and Ito's colours, which colour-blind readers can tell apart; marks differ as well. */

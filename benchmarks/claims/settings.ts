@@ -1,7 +1,9 @@
 /** The small trainings that the experiments vary, all on the procedural set. */
 import type { AutoencoderConfig } from '../../lib/tokenizer/config.js';
+import type { QuantizerKind } from '../../lib/tokenizer/quantizer.js';
 import type { OptimizerConfig } from '../../lib/training/config.js';
 import type { TokenizerTrainingConfig, TransformerTrainingConfig } from '../../lib/training/index.js';
+import type { InfinityConfig } from '../../lib/transformer/config.js';
 
 /** Steps between two saved states: what a kill costs at most. */
 const SAVE_EVERY = 250;
@@ -29,16 +31,26 @@ export interface TokenizerVariation {
   readonly shapes: AutoencoderConfig;
   readonly seed: number;
   readonly iterations: number;
+  readonly quantizer?: QuantizerKind;
 }
 
+/** Weight of the entropies: what BSQ's loss divides by its inverse temperature, 100, LFQ's takes as it is. */
+const ENTROPY = { bsq: 0.02, lfq: 0.0002 } as const;
+
 /** Pictures of 32 pixels. */
-export function tokenizerConfig({ shapes, seed, iterations }: TokenizerVariation): TokenizerTrainingConfig {
+export function tokenizerConfig({
+  shapes,
+  seed,
+  iterations,
+  quantizer = 'bsq',
+}: TokenizerVariation): TokenizerTrainingConfig {
   return {
     seed,
     dataset: { kind: 'shapes', seed, size: 32 },
     autoencoder: shapes,
+    quantizer,
     schedule: GRIDS[32],
-    loss: { l1: 1, l2: 1, quantizer: 1, commitment: 0.25, entropy: 0.02 },
+    loss: { l1: 1, l2: 1, quantizer: 1, commitment: 0.25, entropy: ENTROPY[quantizer] },
     scale_dropout: 0.1,
     batch_size: 16,
     iterations,
@@ -57,10 +69,12 @@ export interface TransformerVariation {
   readonly depth?: number;
   readonly strength?: number;
   readonly reweight?: boolean;
+  readonly head?: InfinityConfig['head'];
 }
 
 export function transformerConfig(variation: TransformerVariation): TransformerTrainingConfig {
   const { seed, iterations, side = 32, batch = 32, width = 96, depth = 4, strength = 0.2, reweight = true } = variation;
+  const { head = 'bitwise' } = variation;
   return {
     seed,
     dataset: { kind: 'shapes', seed: 1000 + seed, size: side },
@@ -71,6 +85,7 @@ export function transformerConfig(variation: TransformerVariation): TransformerT
       block_chunks: 1,
       text_maxlen: 64,
       drop_path_rate: 0,
+      head,
     },
     text_encoder: {
       d_model: 128,

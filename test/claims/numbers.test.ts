@@ -69,7 +69,7 @@ describe('claims: plots', () => {
       assert.match(svg, /A &lt; B/);
       assert.doesNotMatch(svg, /NaN|Infinity|undefined/);
       for (const [, cx, cy] of svg.matchAll(/cx="([^"]+)" cy="([^"]+)"/g))
-        assert.ok(Number(cx) >= 0 && Number(cx) <= 640 && Number(cy) >= 0 && Number(cy) <= 360);
+        assert.ok(Number(cx) >= 0 && Number(cx) <= 680 && Number(cy) >= 0 && Number(cy) <= 360);
     }
   });
 
