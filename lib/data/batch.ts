@@ -1,22 +1,20 @@
 /** Samples of a dataset put together, the same in whichever thread. */
 import type { BadRow } from './bad_rows.js';
-import type { Dataset } from './sample.js';
+import type { BatchRequest, Dataset } from './sample.js';
+
+export type { BatchRequest } from './sample.js';
 
 /** Consecutive samples side by side. */
 export interface Batch {
   /** Samples `first … first + count - 1` of the dataset. */
   readonly first: number;
+  /** Of every sample. */
+  readonly size: readonly [height: number, width: number];
   /** RGB bytes, [count, height, width, 3]. */
   readonly pixels: Uint8Array;
   readonly captions: readonly string[];
   /** Rows passed over on the way because their pictures cannot be decoded. */
   readonly bad: readonly BadRow[];
-}
-
-/** Samples `first … first + count - 1`. */
-export interface BatchRequest {
-  readonly first: number;
-  readonly count: number;
 }
 
 /**
@@ -26,26 +24,28 @@ export interface BatchRequest {
  */
 export async function drawBatch(dataset: Dataset, request: BatchRequest, signal?: AbortSignal): Promise<Batch> {
   const { first, count } = request;
-  const stride = dataset.height * dataset.width * 3;
+  const size = dataset.sizeOf(request);
+  const stride = size[0] * size[1] * 3;
   const pixels = new Uint8Array(count * stride);
   const captions: string[] = [];
   const bad: BadRow[] = [];
   for (let i = 0; i < count; i++) {
     signal?.throwIfAborted();
-    const sample = await dataset.sample(first + i);
+    const sample = await dataset.sample(first + i, request);
     pixels.set(sample.pixels, i * stride);
     captions.push(sample.caption);
     for (const row of sample.bad) bad.push(row);
   }
-  return { first, pixels, captions, bad };
+  return { first, size, pixels, captions, bad };
 }
 
 /** Equal parts of a batch, in order; their pixels are views. `parts` divides the number of samples. */
-export function splitBatch({ first, pixels, captions, bad }: Batch, parts: number): Batch[] {
+export function splitBatch({ first, size, pixels, captions, bad }: Batch, parts: number): Batch[] {
   const count = captions.length / parts;
   const bytes = pixels.length / parts;
   return Array.from({ length: parts }, (_, i) => ({
     first: first + i * count,
+    size,
     pixels: pixels.subarray(i * bytes, (i + 1) * bytes),
     captions: captions.slice(i * count, (i + 1) * count),
     bad: i === 0 ? bad : [],

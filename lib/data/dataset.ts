@@ -28,8 +28,7 @@ export async function findDataset(json: DatasetSpec, purpose: Purpose): Promise<
 
 function shapesDataset({ seed, size }: ShapesSpec): Dataset {
   return {
-    height: size,
-    width: size,
+    sizeOf: () => [size, size],
     sample: async (index) => {
       const { pixels, caption } = shapesSample({ seed, index, size, split: 'train' });
       return { pixels, caption, bad: [] };

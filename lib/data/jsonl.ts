@@ -38,10 +38,11 @@ function parseLine(text: string, name: string, captions: boolean): Row {
   const fields = line as Readonly<Record<string, unknown>>;
   const image = fields.image_path;
   if (typeof image !== 'string' || image === '') return { name, image: '', problem: 'no image_path' };
-  if (!captions) return { name, image };
+  const shaped = typeof fields.h_div_w === 'number' && fields.h_div_w > 0 ? { ratio: fields.h_div_w } : {};
+  if (!captions) return { name, image, ...shaped };
   const said = captionsOf(fields);
   if (!hasCaption(said)) return { name, image, problem: 'no caption: long_caption and text are empty' };
-  return { name, image, captions: said };
+  return { name, image, captions: said, ...shaped };
 }
 
 async function linesOf(file: string, captions: boolean): Promise<Row[]> {

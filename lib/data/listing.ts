@@ -4,10 +4,11 @@ import { resolve } from 'node:path';
 import { invalidArgument } from '../errors.js';
 import { IMAGE_FORMATS } from '../io/image.js';
 import { allBad, type BadRow } from './bad_rows.js';
+import { withBuckets } from './buckets.js';
 import { listFolder } from './folder.js';
 import { jsonlFiles, listJsonl } from './jsonl.js';
 import type { Row } from './rows.js';
-import type { PicturesSpec } from './spec.js';
+import { type PicturesSpec, sampleSizes } from './spec.js';
 
 /** Plain data: a worker thread gets a copy. */
 export interface Listing {
@@ -20,8 +21,10 @@ export interface Listing {
 
 function digestOf(rows: readonly Row[]): string {
   const hash = createHash('sha256');
-  for (const { name, image, bytes, captions } of rows)
-    hash.update(`${JSON.stringify([name, image, bytes, captions?.long, captions?.short, captions?.whole])}\n`);
+  for (const { name, image, bytes, captions, bucket } of rows) {
+    const said = [name, image, bytes, captions?.long, captions?.short, captions?.whole];
+    hash.update(`${JSON.stringify(bucket === undefined ? said : [...said, bucket])}\n`);
+  }
   return hash.digest('hex');
 }
 
@@ -38,8 +41,8 @@ export function listedAsBad({ rows }: Listing): BadRow[] {
 export async function listPictures(spec: PicturesSpec, captions: boolean): Promise<Listing> {
   const path = resolve(spec.path);
   const { root, files } = spec.kind === 'jsonl' ? await jsonlFiles(path) : { root: path, files: [] };
-  const rows = spec.kind === 'jsonl' ? await listJsonl(files, root, captions) : await listFolder(path, captions);
-  if (rows.length === 0) {
+  const listed = spec.kind === 'jsonl' ? await listJsonl(files, root, captions) : await listFolder(path, captions);
+  if (listed.length === 0) {
     const expected =
       spec.kind === 'jsonl' ? 'a .jsonl file with lines' : `a folder with ${IMAGE_FORMATS.join(', ')} files`;
     invalidArgument(
@@ -49,6 +52,8 @@ export async function listPictures(spec: PicturesSpec, captions: boolean): Promi
       'Correct it; a relative path starts at the current directory.',
     );
   }
+  const sizes = sampleSizes(spec);
+  const rows = sizes.length > 1 ? await withBuckets(listed, root, sizes) : listed;
   const listing = { root, rows, digest: digestOf(rows) };
   const bad = listedAsBad(listing);
   if (bad.length === rows.length) allBad(spec.path, bad);

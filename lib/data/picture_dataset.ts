@@ -5,14 +5,15 @@ import { loadImage } from '../io/image.js';
 import type { Pixels } from '../io/pixels.js';
 import { mirror, resizeCenterCrop, resizeCrop } from '../io/resize.js';
 import { allBad, type BadRow } from './bad_rows.js';
+import { BucketPlan } from './buckets.js';
 import { chooseCaption } from './captions.js';
 import type { Listing } from './listing.js';
-import type { Dataset, Purpose, TrainingSample } from './sample.js';
+import type { BatchRequest, Dataset, Purpose, TrainingSample } from './sample.js';
 import { CounterRandom } from './shapes/random.js';
-import { type PicturesSpec, sampleSize } from './spec.js';
+import { type PicturesSpec, sampleSizes } from './spec.js';
 
 /** First words of the keys of what is drawn here, so that no two draws meet. */
-const Draw = { order: 1, crop: 2, caption: 3 } as const;
+const Draw = { order: 1, crop: 2, caption: 3, size: 4 } as const;
 
 function reasonOf(error: InfinityError): string {
   const { cause } = error;
@@ -21,33 +22,47 @@ function reasonOf(error: InfinityError): string {
 }
 
 /**
- * An endless walk through a listing: every epoch is a permutation of all rows that its number and the seed decide. A bad
- * row gives its place to the next good one of its epoch, in a circle.
+ * An endless walk through a listing: every epoch is a permutation of all rows that its number and the seed decide. A bad row gives
+ * its place to the next good one of its epoch, in a circle. Where there are several sizes, each has a walk through its own rows.
  */
 export class PictureDataset implements Dataset {
-  readonly height: number;
-  readonly width: number;
+  private readonly sizes: readonly (readonly [height: number, width: number])[];
+  /** Numbers of the rows of each size. */
+  private readonly rowsOf: readonly (readonly number[])[];
+  private readonly plan: BucketPlan | undefined;
   /** Rows that were found bad, so that none is decoded again in vain. */
   private readonly problems = new Map<number, string>();
-  private order: { readonly epoch: number; readonly rows: readonly number[] } | undefined;
+  private order: { readonly key: string; readonly rows: readonly number[] } | undefined;
 
   constructor(
     private readonly spec: PicturesSpec,
     private readonly purpose: Purpose,
     private readonly listing: Listing,
   ) {
-    [this.height, this.width] = sampleSize(spec);
+    this.sizes = sampleSizes(spec);
+    const all = [...listing.rows.keys()];
+    const several = this.sizes.length > 1;
+    this.rowsOf = several ? this.sizes.map((_, k) => all.filter((row) => listing.rows[row]!.bucket === k)) : [all];
+    if (several) {
+      const counts = this.rowsOf.map((rows) => rows.length);
+      this.plan = new BucketPlan(counts, [Draw.size, spec.seed]);
+    }
     for (const [row, { problem }] of listing.rows.entries()) if (problem !== undefined) this.problems.set(row, problem);
   }
 
-  async sample(index: number): Promise<TrainingSample> {
+  sizeOf(batch: BatchRequest): readonly [height: number, width: number] {
+    return this.sizes[this.plan?.at(batch).bucket ?? 0]!;
+  }
+
+  async sample(index: number, batch: BatchRequest): Promise<TrainingSample> {
     const { rows } = this.listing;
-    const order = this.orderOf(Math.floor(index / rows.length));
+    const { bucket, position } = this.plan?.at(batch) ?? { bucket: 0, position: batch.first };
+    const at = position + index - batch.first;
     const bad: BadRow[] = [];
-    for (let step = 0; step < rows.length; step++) {
-      const row = order[(index + step) % rows.length]!;
+    for (const row of this.candidates(bucket, at)) {
       const picture = await this.picture(row);
-      if (picture) return { pixels: this.prepare(picture, index), caption: this.caption(row, index), bad };
+      if (picture)
+        return { pixels: this.prepare(picture, index, this.sizes[bucket]!), caption: this.caption(row, index), bad };
       // What was listed as bad is known already.
       if (rows[row]!.problem === undefined) bad.push(this.badRow(row));
     }
@@ -57,14 +72,24 @@ export class PictureDataset implements Dataset {
     );
   }
 
+  /** The row at a place of the walk through a size and those that may take its place; the rows of other sizes come last. */
+  private *candidates(bucket: number, at: number): Generator<number> {
+    const own = this.rowsOf[bucket]!;
+    const order = this.orderOf(bucket, Math.floor(at / own.length));
+    for (let step = 0; step < own.length; step++) yield order[(at + step) % own.length]!;
+    for (const [other, rows] of this.rowsOf.entries()) if (other !== bucket) yield* rows;
+  }
+
   private badRow(row: number): BadRow {
     return { row, name: this.listing.rows[row]!.name, reason: this.problems.get(row)! };
   }
 
-  private orderOf(epoch: number): readonly number[] {
-    if (this.order?.epoch !== epoch) {
-      const random = new CounterRandom(Draw.order, this.spec.seed, epoch);
-      this.order = { epoch, rows: random.shuffled([...this.listing.rows.keys()]) };
+  private orderOf(bucket: number, epoch: number): readonly number[] {
+    const key = `${bucket} ${epoch}`;
+    if (this.order?.key !== key) {
+      // One size has the keys that it had before there were several.
+      const random = new CounterRandom(Draw.order, this.spec.seed, epoch, ...(this.plan ? [bucket] : []));
+      this.order = { key, rows: random.shuffled(this.rowsOf[bucket]!) };
     }
     return this.order.rows;
   }
@@ -85,8 +110,8 @@ export class PictureDataset implements Dataset {
    * As the official trainings prepare pictures: the transformer's are cropped in the middle, the tokenizer's anywhere and
    * mirrored half of the time (BitVAE).
    */
-  private prepare(picture: Pixels, index: number): Uint8Array {
-    const { height, width, spec } = this;
+  private prepare(picture: Pixels, index: number, [height, width]: readonly [number, number]): Uint8Array {
+    const { spec } = this;
     if (this.purpose === 'transformer') return resizeCenterCrop(picture, height, width).data;
     const random = new CounterRandom(Draw.crop, spec.seed, index);
     const cropped = resizeCrop(picture, height, width, (room) => random.below(room + 1));

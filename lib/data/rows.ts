@@ -22,6 +22,10 @@ export interface Row {
   readonly bytes?: number;
   /** Absent where the row has none, and in a training that needs none. */
   readonly captions?: Captions;
+  /** Height divided by width as the row says it; a picture whose row does not is looked at. */
+  readonly ratio?: number;
+  /** Which of several sizes it is cut to. */
+  readonly bucket?: number;
   /** Why no sample can be made of this row. */
   readonly problem?: string;
 }

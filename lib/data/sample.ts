@@ -11,12 +11,21 @@ export interface TrainingSample {
   readonly bad: readonly BadRow[];
 }
 
-/** An endless set; `sample` is a pure function of the index. */
+/** Samples `first … first + count - 1` of a dataset; where it has several sizes, `first` is a multiple of `count`. */
+export interface BatchRequest {
+  readonly first: number;
+  readonly count: number;
+}
+
+/** An endless set; all it gives is a pure function of the index and the batch. */
 export interface Dataset {
-  readonly height: number;
-  readonly width: number;
-  /** @throws InfinityError INVALID_ARGUMENT when no sample can be made of any row */
-  sample(index: number): Promise<TrainingSample>;
+  /** Height and width of the samples of a batch. */
+  sizeOf(batch: BatchRequest): readonly [height: number, width: number];
+  /**
+   * Sample number `index`, which lies in `batch`.
+   * @throws InfinityError INVALID_ARGUMENT when no sample can be made of any row
+   */
+  sample(index: number, batch: BatchRequest): Promise<TrainingSample>;
 }
 
 /** Which training the samples are for: each prepares pictures in its own way, and only one needs captions. */

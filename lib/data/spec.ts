@@ -12,22 +12,28 @@ export interface ShapesSpec {
 /** Pixels along one side, or [height, width]. */
 export type PictureSize = number | readonly [height: number, width: number];
 
+/** What the samples of picture files are cut to; exactly one of the fields is given. */
+interface CutTo {
+  /** All of them to one size. */
+  readonly size?: PictureSize;
+  /** Each to the one of several sizes whose shape is nearest to its own; a batch holds one size. */
+  readonly sizes?: readonly (readonly [height: number, width: number])[];
+}
+
 /** Pictures in a folder and below it, each with its caption in a .txt file of the same name. */
-export interface FolderSpec {
+export interface FolderSpec extends CutTo {
   readonly kind: 'folder';
   readonly path: string;
   /** Order of the pictures, and everything else that is drawn for them. */
   readonly seed: number;
-  readonly size: PictureSize;
 }
 
 /** The official form: JSON lines that name a picture and its captions. */
-export interface JsonlSpec {
+export interface JsonlSpec extends CutTo {
   readonly kind: 'jsonl';
   /** A file, or a folder with .jsonl files. */
   readonly path: string;
   readonly seed: number;
-  readonly size: PictureSize;
   /** Probability of the short caption; the official recipe's 0.5 by default. */
   readonly short_cap_prob?: number;
   /** Long captions end after a drawn number of sentences, as in the official recipe; true by default. */
@@ -52,19 +58,27 @@ const isPixels =
 const isSide = isPixels(4096);
 
 const seed: FieldRule = ['an integer from 0', (v) => Number.isSafeInteger(v) && (v as number) >= 0];
+const isPair: Check = (v) => Array.isArray(v) && v.length === 2 && v.every(isSide);
 const size: FieldRule = [
-  'pixels from 16 to 4096, one number or [height, width],',
-  (v) => isSide(v) || (Array.isArray(v) && v.length === 2 && v.every(isSide)),
+  "pixels from 16 to 4096, one number or [height, width], or 'sizes' instead of it,",
+  (v) => v === undefined || isSide(v) || isPair(v),
+];
+const sizes: FieldRule = [
+  'a list of [height, width] from 16 to 4096 pixels, no two of one shape, or nothing,',
+  (v) =>
+    v === undefined ||
+    (Array.isArray(v) && v.length > 0 && v.every(isPair) && new Set(v.map(([h, w]) => h / w)).size === v.length),
 ];
 const path: FieldRule = ['a path', (v) => typeof v === 'string' && v !== ''];
 
 const RULES: Readonly<Record<DatasetSpec['kind'], Readonly<Record<string, FieldRule>>>> = {
   shapes: { seed, size: ['pixels from 16 to 1024', isPixels(1024)] },
-  folder: { path, seed, size },
+  folder: { path, seed, size, sizes },
   jsonl: {
     path,
     seed,
     size,
+    sizes,
     short_cap_prob: [
       'a number from 0 to 1, or nothing,',
       (v) => v === undefined || (typeof v === 'number' && v >= 0 && v <= 1),
@@ -84,10 +98,21 @@ export function checkDatasetSpec(json: Readonly<Record<string, unknown>>): Datas
       invalidArgument(`dataset.${field}`, `no such field with '${kind}'`, value, CURE);
   for (const [field, [expected, check]] of Object.entries(rules))
     if (!check(json[field])) invalidArgument(`dataset.${field}`, expected, json[field], CURE);
+  if ((json.size === undefined) === (json.sizes === undefined))
+    invalidArgument('dataset.size', "one of 'size' and 'sizes'", json.sizes, CURE);
   return json as unknown as DatasetSpec;
 }
 
-/** Height and width of the samples of a dataset in pixels. */
-export function sampleSize({ size }: DatasetSpec): readonly [height: number, width: number] {
-  return typeof size === 'number' ? [size, size] : size;
+/** Height and width in pixels that the samples of a dataset are cut to. */
+export function sampleSizes(spec: DatasetSpec): readonly (readonly [height: number, width: number])[] {
+  const { size } = spec;
+  if (size === undefined) return (spec as PicturesSpec).sizes!;
+  return [typeof size === 'number' ? [size, size] : size];
+}
+
+/** Height and width of the samples of a dataset that has one size. @throws InfinityError INVALID_ARGUMENT where it has several */
+export function sampleSize(spec: DatasetSpec): readonly [height: number, width: number] {
+  const [size, ...others] = sampleSizes(spec);
+  if (others.length > 0) invalidArgument('dataset.sizes', 'one size', sampleSizes(spec), CURE);
+  return size!;
 }

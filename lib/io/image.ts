@@ -181,6 +181,17 @@ export async function loadImage(source: string | Uint8Array): Promise<Image> {
   return new Image({ ...decoded, metadata, seed });
 }
 
+/** Height and width of a picture file as `loadImage` gives them, from its header; nothing where it cannot be read. */
+export async function readImageSize(path: string): Promise<readonly [height: number, width: number] | undefined> {
+  const sharp = await loadImageCodec();
+  try {
+    const { autoOrient } = await sharp(path).metadata();
+    return [autoOrient.height, autoOrient.width];
+  } catch {
+    return undefined;
+  }
+}
+
 async function decode(sharp: typeof Sharp, bytes: Uint8Array): Promise<Pixels> {
   const pipeline = sharp(bytes, { failOn: 'error' }).autoOrient().toColourspace('srgb').removeAlpha();
   const { data, info } = await pipeline.raw({ depth: 'uchar' }).toBuffer({ resolveWithObject: true });

@@ -4,7 +4,6 @@
  */
 import type { Batch } from '../data/batch.js';
 import { type DatasetSource, findDataset } from '../data/dataset.js';
-import { sampleSize } from '../data/spec.js';
 import type { Device } from '../device.js';
 import { type Checkpoint, writeCheckpoint } from '../io/checkpoint.js';
 import { toSignedFloat } from '../io/pixels.js';
@@ -81,14 +80,8 @@ const RULES: readonly Rule[] = [
 ];
 
 /** Bytes of the first `count` pictures of a batch to pictures in [-1, 1]. */
-export function picturesOf(
-  { pixels, captions }: Batch,
-  { spec }: DatasetSource,
-  device: Device,
-  count = captions.length,
-): Tensor {
-  const [height, width] = sampleSize(spec);
-  const shape = [count, height, width, 3];
+export function picturesOf({ pixels, size, captions }: Batch, device: Device, count = captions.length): Tensor {
+  const shape = [count, ...size, 3];
   return Tensor.from(toSignedFloat(pixels.subarray(0, sizeOf(shape))), shape, 'f32', device);
 }
 
@@ -192,7 +185,7 @@ export class TokenizerTrainer implements Trainee {
 
   /** The crops of a batch at the size of a step. */
   private pictures(batch: Batch, { size, batch: count }: Resolution): Tensor {
-    return scope(() => resizeArea(picturesOf(batch, this.source, this.device, count), size));
+    return scope(() => resizeArea(picturesOf(batch, this.device, count), size));
   }
 
   private dropped({ schedule }: Resolution, step: number): boolean[] {

@@ -183,9 +183,9 @@ export class TransformerTrainer implements Trainee {
 
   /** Loss and gradients of a part of a batch. What is drawn for a sample depends on its number in the run alone. */
   private pass(batch: Batch, step: number, share: number): BitLoss {
-    const { config, autoencoder, transformer, textEncoder, text, schedule, device, source } = this.parts;
+    const { config, autoencoder, transformer, textEncoder, text, schedule, device } = this.parts;
     const { seed, text_dropout, always_training_scales } = config;
-    const image_BHWC = picturesOf(batch, source, device);
+    const image_BHWC = picturesOf(batch, device);
     const features_BHWd = autoencoder.encode(image_BHWC);
     const draws = { seed, step, firstSample: batch.first };
     const micro = this.update.prepare(features_BHWd, schedule, draws, always_training_scales);

@@ -3,6 +3,7 @@
  * trainer.py (train_step).
  */
 import { invalidArgument } from '../errors.js';
+import { statistic } from '../ops/run.js';
 import { slice } from '../ops/shape.js';
 import { type Gradients, Tape } from '../tape.js';
 import { scope, Tensor } from '../tensor.js';
@@ -78,7 +79,7 @@ export class TransformerUpdate {
     const { correction: _, ...how } = this.options;
     const tape = new Tape().watch(...this.optimizer.parameters);
     const out = tape.run(() => this.model.loss(inputs_BLD, labels_BLD, { ...given(), ...how, schedule }));
-    const cotangent = Tensor.from([share], [], this.model.dtype, this.model.device);
+    const cotangent = Tensor.from([share], [], statistic(this.model), this.model.device);
     const gradients = tape.backward([{ of: out.loss, cotangent }]);
     cotangent.dispose();
     if (this.sum) this.sum.add(gradients);
