@@ -65,7 +65,8 @@ export async function drawTrainingSamples(
   const { count = COUNT, prompts: given } = config.samples ?? {};
   if (count === 0) return undefined;
   const dataset = openDataset(source);
-  const samples = given ? [] : await Promise.all(Array.from({ length: count }, (_, i) => dataset.sample(i)));
+  const batch = { first: 0, count };
+  const samples = given ? [] : await Promise.all(Array.from({ length: count }, (_, i) => dataset.sample(i, batch)));
   await using pipe = await InfinityPipeline.fromPretrained(checkpoint, { signal });
   if (source.purpose === 'transformer') {
     const prompts = given ?? samples.map(({ caption }) => caption);
@@ -73,7 +74,7 @@ export async function drawTrainingSamples(
     const metadata: SampleMetadata = { step, columns: rows[0]!.length, prompts };
     return new Image({ ...pictureGrid(rows), metadata: { samples: metadata } });
   }
-  const { width, height } = dataset;
+  const [height, width] = dataset.sizeOf(batch);
   const pictures = samples.map(({ pixels }) => new Image({ width, height, data: pixels }));
   const results: Image[] = [];
   for (const picture of pictures) results.push((await pipe.reconstruct(picture, { signal })).image);
