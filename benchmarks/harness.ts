@@ -1,7 +1,7 @@
 /** What every benchmark shares: how a time is taken, and how a result is written for people and for machines. */
 import { execFileSync } from 'node:child_process';
 import { availableParallelism, cpus, loadavg } from 'node:os';
-import { Device } from '../lib/device.js';
+import { Device, type DeviceKind } from '../lib/device.js';
 import { type Shape, scope, sizeOf, Tensor } from '../lib/tensor.js';
 
 export interface BenchmarkOptions {
@@ -9,6 +9,11 @@ export interface BenchmarkOptions {
   readonly filter?: string | undefined;
   /** Repetitions of each measurement; every benchmark has its own default. */
   readonly rounds?: number | undefined;
+}
+
+export interface CardOptions extends BenchmarkOptions {
+  /** Tiny sizes: a rehearsal. */
+  readonly short?: boolean;
 }
 
 /** One result. Every row of a benchmark names what was measured; figures carry their unit in the key. */
@@ -29,8 +34,9 @@ export function summarize(seconds: readonly number[]): Timing {
 }
 
 /** The columns of a timing. */
-export function milliseconds({ median, p10, p90 }: Timing): Row {
-  return { median_ms: round(median * 1e3, 3), p10_ms: round(p10 * 1e3, 3), p90_ms: round(p90 * 1e3, 3) };
+export function milliseconds({ median, p10, p90 }: Timing, digits = 3): Row {
+  const ms = (seconds: number): number => round(seconds * 1e3, digits);
+  return { median_ms: ms(median), p10_ms: ms(p10), p90_ms: ms(p90) };
 }
 
 export function round(value: number, digits = 1): number {
@@ -101,15 +107,15 @@ function gitRevision(): string {
 }
 
 /** What a figure depends on besides the code that it measures. `load` tells whether the machine was quiet at the start. */
-export function machine(): Row {
-  const device = Device.create('cpu', { threads: 1 });
-  const { backend: isa } = device.stats();
+export function machine(kind: DeviceKind = 'cpu'): Row {
+  const device = Device.create(kind, kind === 'cpu' ? { threads: 1 } : {});
+  const { backend } = device.stats();
   device.close();
   return {
     revision: gitRevision(),
-    machine: cpus()[0]?.model.trim() ?? 'unknown',
+    machine: kind === 'cpu' ? (cpus()[0]?.model.trim() ?? 'unknown') : backend,
     cores: availableParallelism(),
-    isa,
+    ...(kind === 'cpu' && { isa: backend }),
     node: process.versions.node,
     load: round(loadavg()[0]!, 2),
   };

@@ -5,15 +5,15 @@
 import { Device } from '../lib/device.js';
 import { type Module, placed, type WeightFormat, type WeightSource } from '../lib/nn/module.js';
 import { countFlops } from '../lib/ops/flops.js';
-import { scope, sizeOf, type Tensor } from '../lib/tensor.js';
+import { sizeOf, type Tensor } from '../lib/tensor.js';
 import { Autoencoder } from '../lib/tokenizer/autoencoder.js';
 import { officialAutoencoderConfig } from '../lib/tokenizer/config.js';
 import { templateSchedule } from '../lib/tokenizer/schedule.js';
 import { officialInfinityConfig } from '../lib/transformer/config.js';
 import { InfinityTransformer } from '../lib/transformer/infinity.js';
-import { sampleScales } from '../lib/transformer/sampler.js';
-import { type BenchmarkOptions, elapsed, filled, milliseconds, type Row, round, summarize } from './harness.js';
+import { type BenchmarkOptions, filled, milliseconds, type Row, round, summarize } from './harness.js';
 import { measurePeak } from './peak.js';
+import { decodePicture, drawPicture, drawScales } from './picture.js';
 
 const BITS = 16;
 /** Rows of text features: a prompt of some twenty words. */
@@ -47,49 +47,21 @@ async function* measure(freeze: WeightFormat, { filter = '', rounds = 3 }: Bench
   const weights = device.resetPeak().liveBytes;
   const schedule = templateSchedule(1, '0.06M');
   const text = { kv_NCt: filled(device, [TEXT_TOKENS, config.text_channels]), lens: [TEXT_TOKENS] };
-  const images = [{ seed: 1, image: 0 }];
+  const parts = { device, transformer, decoder, text, schedule };
   const times = new Map<string, number[]>();
   const memory = new Map<string, number>();
-  const note = (stage: string, seconds: number): void => {
-    times.set(stage, [...(times.get(stage) ?? []), seconds]);
-    memory.set(stage, device.resetPeak().peakBytes);
+  const sums: Tensor[] = [];
+  const flops = {
+    transformer: await countFlops(device, async () => sums.push(await drawScales(parts))),
+    decoder: await countFlops(device, () => decodePicture(parts, sums[0]!)),
   };
-  let flops = { transformer: 0, decoder: 0 };
-
-  const draw = async (counting: boolean): Promise<void> => {
-    let sum!: Tensor;
-    const begin = performance.now();
-    const sample = async (): Promise<void> => {
-      let before = begin;
-      for await (const { scale, sum_BHWd } of sampleScales(transformer, { text, schedule, images, guidance: 3 })) {
-        const now = performance.now();
-        const [, h, w] = schedule[scale]!;
-        if (!counting) note(scale === 0 ? 'text conditioning and scale 1x1' : `scale ${h}x${w}`, (now - before) / 1e3);
-        before = now;
-        if (scale === schedule.length - 1) sum = sum_BHWd.retain();
-      }
-    };
-    const decode = async (): Promise<void> => {
-      const image = scope(() => decoder.forward(sum));
-      await image.read();
-      image.dispose();
-    };
-    if (counting) {
-      flops = { transformer: await countFlops(device, sample), decoder: await countFlops(device, decode) };
-    } else {
-      await sample();
-      const transformerSeconds = (performance.now() - begin) / 1e3;
-      const decoderSeconds = await elapsed(decode);
-      note('decoder', decoderSeconds);
-      times.set('transformer', [...(times.get('transformer') ?? []), transformerSeconds]);
-      const all = [...(times.get('transformer and decoder') ?? []), transformerSeconds + decoderSeconds];
-      times.set('transformer and decoder', all);
-    }
-    sum.dispose();
-  };
-  await draw(true);
+  sums[0]!.dispose();
   device.resetPeak();
-  for (let i = 0; i < rounds; i++) await draw(false);
+  for (let i = 0; i < rounds; i++)
+    await drawPicture(parts, (stage, seconds) => {
+      times.set(stage, [...(times.get(stage) ?? []), seconds]);
+      if (!stage.startsWith('transformer')) memory.set(stage, device.resetPeak().peakBytes);
+    });
   const peak = await measurePeak(device);
   const counted = new Map(Object.entries({ ...flops, 'transformer and decoder': flops.transformer + flops.decoder }));
   for (const [stage, seconds] of times) {

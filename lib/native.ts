@@ -13,6 +13,8 @@ export interface NativeStats {
   readonly peakBytes: number;
   readonly limitBytes: number;
   readonly commands: number;
+  /** Kernels that a card was given to run, as far as the queue has come; 0 on the processor. */
+  readonly launches: number;
   readonly threads: number;
   /** What computes: an instruction set, or the name of a card. */
   readonly backend: string;

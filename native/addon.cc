@@ -215,6 +215,7 @@ Napi::Value Stats(const Napi::CallbackInfo& info) {
   put("limitBytes", static_cast<double>(s.limitBytes));
   if (info[1].ToBoolean()) d.storage().resetPeak();
   put("commands", static_cast<double>(d.queue().submitted()));
+  put("launches", static_cast<double>(d.backend().launches()));
   put("threads", d.backend().threads());
   if (d.guarded()) {
     d.queue().drain();

@@ -29,10 +29,11 @@ struct KernelRef {
 class Backend {
  public:
   virtual ~Backend() = default;
-  virtual const char* name() const = 0;  // "avx512", "NVIDIA H200"
-  virtual int threads() const = 0;       // that compute on the processor
-  virtual size_t memory() const = 0;     // bytes that tensors may take unless a limit is given
-  virtual bool hostMemory() const = 0;   // tensors lie in the memory of this process
+  virtual const char* name() const = 0;            // "avx512", "NVIDIA H200"
+  virtual int threads() const = 0;                 // that compute on the processor
+  virtual size_t memory() const = 0;               // bytes that tensors may take unless a limit is given
+  virtual bool hostMemory() const = 0;             // tensors lie in the memory of this process
+  virtual uint64_t launches() const { return 0; }  // kernels that a card was given so far
 
   // --- on the JavaScript thread
   virtual void* allocate(size_t bytes) = 0;         // null when there is no memory

@@ -17,6 +17,7 @@ class CudaBackend final : public Backend {
   int threads() const override { return 1; }
   size_t memory() const override { return static_cast<size_t>(info_.memory / 100 * 95); }
   bool hostMemory() const override { return false; }
+  uint64_t launches() const override { return library_->launches(card_); }
   void* allocate(size_t bytes) override { return library_->allocate(card_, bytes); }
   size_t freeMemory() override { return library_->freeMemory(card_); }
   void release(void* block) override { library_->release(card_, block); }

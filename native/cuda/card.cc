@@ -41,6 +41,7 @@ struct Card {
   DeviceFacts facts = {};
   cudaStream_t stream = nullptr;
   uint32_t* faults = nullptr;
+  std::atomic<uint64_t> launches{0};
 
   std::mutex mutex;
   std::condition_variable wake, idle;
@@ -178,6 +179,7 @@ void closeCard(Card* card) {
 const DeviceFacts* factsOf(const Card* card) { return &card->facts; }
 Stream streamOf(Card* card) { return card->stream; }
 uint32_t* faultWord(Card* card, uint32_t request) { return card->faults + request % kFaultWords; }
+std::atomic<uint64_t>* launchCount(Card* card) { return &card->launches; }
 
 // The current card belongs to the calling thread: these are called by the JavaScript thread and by the queue's.
 void* allocate(Card* card, size_t bytes) {

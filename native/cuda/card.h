@@ -13,6 +13,7 @@ void closeCard(Card* card);
 const DeviceFacts* factsOf(const Card* card);
 Stream streamOf(Card* card);
 uint32_t* faultWord(Card* card, uint32_t request);
+std::atomic<uint64_t>* launchCount(Card* card);
 
 void* allocate(Card* card, size_t bytes);
 void release(Card* card, void* block);

@@ -2,6 +2,8 @@
 // node_infinity_cuda.so, and by the host compiler over tests/simt.h into its emulated twin; both are the same source.
 // Everything sits in `namespace infinity::cuda { namespace { ... } }`.
 #pragma once
+#include <atomic>
+
 #include "cuda/library.h"
 #include "cuda/platform.h"
 
@@ -16,6 +18,7 @@ struct KernelArgs {
   uint32_t* fault;  // device memory: the request's fault word, see Fault
   const DeviceFacts* device;
   CallFailure* failure;
+  std::atomic<uint64_t>* launches;  // counted, for benchmarks
 
   // The op's parameter struct: one 32-bit field for each entry of the ops.def line, in order.
   template <class P>

@@ -19,7 +19,7 @@ struct LaunchShape {
 
 template <class... P, class... A>
 void launch(const KernelArgs& a, const char* name, void (*kernel)(P...), const LaunchShape& shape, A&&... args) {
-  (void)a;
+  a.launches->fetch_add(1, std::memory_order_relaxed);
   simt::run(name, shape.grid, shape.block, shape.shared, [&] { kernel(static_cast<P>(args)...); });
 }
 
@@ -39,6 +39,7 @@ void launch(const KernelArgs& a, const char* name, void (*kernel)(P...), const L
     fail(a, name,
          cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                               static_cast<int>(shape.shared)));
+  a.launches->fetch_add(1, std::memory_order_relaxed);
   nvtxRangePushA(name);
   kernel<<<shape.grid, shape.block, shape.shared, a.stream>>>(static_cast<P>(args)...);
   nvtxRangePop();

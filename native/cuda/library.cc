@@ -31,17 +31,20 @@ bool accepts(const KernelEntry* entry, const Operands& o, uint32_t inputs, uint3
 
 size_t plan(Card* card, const KernelEntry* entry, const Operands& o) {
   if (!entry->plan) return 0;
-  return entry->plan({o.in, o.out, o.params, nullptr, streamOf(card), nullptr, factsOf(card), nullptr});
+  return entry->plan({o.in, o.out, o.params, nullptr, streamOf(card), nullptr, factsOf(card), nullptr, nullptr});
 }
 
 void run(Card* card, const KernelEntry* entry, const Operands& o, void* scratch, uint32_t request,
          CallFailure* failure) {
-  entry->launch({o.in, o.out, o.params, scratch, streamOf(card), faultWord(card, request), factsOf(card), failure});
+  entry->launch({o.in, o.out, o.params, scratch, streamOf(card), faultWord(card, request), factsOf(card), failure,
+                 launchCount(card)});
 }
+
+uint64_t launches(Card* card) { return *launchCount(card); }
 
 constexpr Library kLibrary = {
     kLibraryVersion, openCard, closeCard, allocate, release, freeMemory, find, accepts, plan, run,
-    upload,          fill,     finish,    wait,     copyNow,
+    upload,          fill,     finish,    wait,     copyNow, launches,
 };
 
 }  // namespace

@@ -47,7 +47,7 @@ struct Operands {
 // Told, on a thread of the library, that a read is complete.
 using FinishFn = void (*)(void* context, uint32_t fault, const char* error);
 
-constexpr uint32_t kLibraryVersion = 2;
+constexpr uint32_t kLibraryVersion = 3;
 
 struct Library {
   uint32_t version;
@@ -69,6 +69,7 @@ struct Library {
   // Until everything has run and every FinishFn has returned.
   void (*wait)(Card*);
   void (*copyNow)(Card*, void* host, const void* from, size_t bytes);
+  uint64_t (*launches)(Card*);  // so far
 };
 
 // The one symbol of the library.

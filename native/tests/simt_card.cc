@@ -14,6 +14,7 @@ struct Card {
   uint32_t faults[kFaultWords];
   size_t memory, taken;
   std::unordered_map<void*, size_t> blocks;
+  std::atomic<uint64_t> launches{0};
 };
 
 Card* openCard(int ordinal, DeviceInfo* info, CallFailure* failure) {
@@ -26,13 +27,14 @@ Card* openCard(int ordinal, DeviceInfo* info, CallFailure* failure) {
   const char* memory = std::getenv("SIMT_MEMORY");
   const uint64_t bytes = memory ? std::strtoull(memory, nullptr, 10) : uint64_t{1} << 31;
   *info = {{4, 80, 166912, 40u << 20}, bytes, "host emulation"};
-  return new Card{info->facts, {}, bytes, 0, {}};
+  return new Card{info->facts, {}, bytes, 0, {}, {}};
 }
 
 void closeCard(Card* card) { delete card; }
 const DeviceFacts* factsOf(const Card* card) { return &card->facts; }
 Stream streamOf(Card*) { return nullptr; }
 uint32_t* faultWord(Card* card, uint32_t request) { return &card->faults[request % kFaultWords]; }
+std::atomic<uint64_t>* launchCount(Card* card) { return &card->launches; }
 
 void* allocate(Card* card, size_t bytes) {
   if (bytes > freeMemory(card)) return nullptr;

@@ -1,0 +1,74 @@
+/** Attention on a card and the preparation of its operands, in bf16. */
+import { attention, qkvPrep } from '../../lib/ops/attention.js';
+import { Op } from '../../lib/ops/generated.js';
+import { run, shaped } from '../../lib/ops/run.js';
+import { Tensor } from '../../lib/tensor.js';
+import { scaleOffsets, scaleTokens } from '../../lib/tokenizer/schedule.js';
+import { type AttentionCase, type CaseOf, squareSchedule } from './cases.js';
+import { HALF, type Job, randomOn } from './measure.js';
+
+/** Rows of k that each query sees, and how many pairs of query and key there are in all. */
+function visible({ batch, queries, keys, form, scales = 1 }: AttentionCase): {
+  ranges: number[];
+  shape: number[];
+  pairs: number;
+} {
+  if (form === 'text') {
+    const each = keys / batch;
+    const ranges = Array.from({ length: batch }, (_, b) => [b * each, (b + 1) * each]).flat();
+    return { ranges, shape: [batch, 1, 2], pairs: queries * keys };
+  }
+  if (form !== 'causal') return { ranges: [0, keys], shape: [1, 1, 2], pairs: batch * queries * keys };
+  const schedule = squareSchedule(scales);
+  const offsets = scaleOffsets(schedule);
+  const ends = schedule.flatMap((scale, k) => new Array<number>(scaleTokens(scale)).fill(offsets[k + 1]!));
+  return {
+    ranges: ends.flatMap((end) => [0, end]),
+    shape: [1, queries, 2],
+    pairs: batch * ends.reduce((a, b) => a + b, 0),
+  };
+}
+
+export function attentions(c: AttentionCase, backward: boolean): Job {
+  const { batch, queries, keys, heads, width, form } = c;
+  const { ranges, shape, pairs } = visible(c);
+  const C = heads * width;
+  const own = form === 'text' ? 1 : batch;
+  // Two products forward; five backward, which makes the scores again.
+  const flops = (backward ? 10 : 4) * pairs * C;
+  const elements = 2 * batch * queries * C + 2 * own * keys * C;
+  return {
+    flops,
+    bytes: HALF * elements * (backward ? 2 : 1),
+    prepare: (device) => {
+      const [q, k, v] = [
+        [batch, queries, C],
+        [own, keys, C],
+        [own, keys, C],
+      ].map((s) => randomOn(device, s, 'bf16', width ** -0.25));
+      const range = Tensor.from(Int32Array.from(ranges), shape, 'i32', device);
+      const options = { heads, scale: 1, range };
+      const operands = [q!, k!, v!, range];
+      if (!backward) return { operands, call: () => attention(q!, k!, v!, options) };
+      const outputs = [shaped(q!, q!.shape), { dtype: 'f32', shape: [batch, heads, queries] }] as const;
+      const [o, lse] = run(Op.attention, [q!, k!, v!, range, null], outputs, [heads, 1]);
+      const go = randomOn(device, q!.shape);
+      const gradients = [q!, k!, v!].map((t) => shaped(t, t.shape));
+      const call = () => run(Op.attentionBackward, [go, q!, k!, v!, o!, lse!, range], gradients, [heads, 1]);
+      return { operands: [...operands, o!, lse!, go], call };
+    },
+  };
+}
+
+export function preparations({ batch, tokens, heads, width }: CaseOf<'prepare'>): Job {
+  const C = heads * width;
+  return {
+    bytes: HALF * 2 * batch * tokens * 3 * C,
+    prepare: (device) => {
+      const qkv = randomOn(device, [batch, tokens, 3 * C]);
+      const [gain, rope] = [randomOn(device, [heads], 'f32'), randomOn(device, [tokens, width / 2, 2], 'f32')];
+      const options = { heads, gain, rope, ropeStart: 0, cosine: true };
+      return { operands: [qkv, gain, rope], call: () => qkvPrep(qkv, options) };
+    },
+  };
+}

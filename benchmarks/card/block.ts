@@ -1,0 +1,61 @@
+/** One block of a 2B model at every scale of a guided picture, its keys and values cached; in bf16. */
+import { placed } from '../../lib/nn/module.js';
+import { countFlops } from '../../lib/ops/flops.js';
+import { scope, Tensor } from '../../lib/tensor.js';
+import { scaleOffsets, scaleTokens } from '../../lib/tokenizer/schedule.js';
+import { InfinityTransformer } from '../../lib/transformer/infinity.js';
+import { KvCache } from '../../lib/transformer/kv_cache.js';
+import { type CardOptions, milliseconds, type Row, timeInTurns } from '../harness.js';
+import { casesOf, modelConfig, squareSchedule } from './cases.js';
+import { againstFloor, launchesAndPeak, openCard, randomise, randomOn } from './measure.js';
+
+/** With guidance a picture is two samples. */
+const ROWS = 2;
+
+/** Scales run in their order, so that every scale finds the cache filled; the weights stay in no cache between two calls of a large block. */
+export async function* block({ filter = '', rounds, short = false }: CardOptions): AsyncGenerator<Row> {
+  const cases = casesOf(short);
+  const { device, ceilings, rows } = await openCard(cases);
+  yield* rows;
+  const schedule = squareSchedule(cases.block.scales);
+  const config = { ...modelConfig(cases, cases.block.scales), depth: 1, block_chunks: 1 };
+  const model = placed({ device, dtype: 'bf16' }, () => new InfinityTransformer(config));
+  randomise(model);
+  model.freeze('bf16');
+  const [only] = model.blocks;
+  const { embed_dim: C } = config;
+  const offsets = scaleOffsets(schedule);
+  const cache = new KvCache({ blocks: 1, rows: ROWS, tokens: offsets.at(-2)!, width: C }, { device, dtype: 'bf16' });
+  const tokens = cases.text_tokens;
+  const ranges = Array.from({ length: ROWS }, (_, b) => [b * tokens, (b + 1) * tokens]).flat();
+  const textRange = Tensor.from(Int32Array.from(ranges), [ROWS, 1, 2], 'i32', device);
+  const cond = randomOn(device, [ROWS, 1, 6, C], 'bf16', 0.1);
+  const known = scope(() => ({
+    modulation: only!.modulation(cond),
+    text: only!.textKeysValues(randomOn(device, [ROWS * tokens, C])),
+  }));
+  const rope = model.rope(schedule);
+  for (const [k, scale] of schedule.entries()) {
+    const n = scaleTokens(scale);
+    const x_RLC = randomOn(device, [ROWS, n, C]);
+    const range = Tensor.from(Int32Array.of(0, offsets[k + 1]!), [1, 1, 2], 'i32', device);
+    const ctx = { rope, ropeStart: offsets[k]!, memory: cache.memory(0, offsets[k]!, range), textRange };
+    const call = () => only!.forward(x_RLC, known, ctx);
+    const once = () =>
+      scope(() => {
+        call();
+      });
+    // Attention is not among the counted products: two of them with every key.
+    const flops = (await countFlops(device, once)) + 4 * ROWS * n * (offsets[k + 1]! + tokens) * C;
+    const weights = 2 * (12 * C * C + 2 * C * C);
+    const bytes = weights + 2 * ROWS * (2 * n * C + 2 * offsets[k + 1]! * C);
+    const name = `block, ${ROWS} x ${n} tokens`;
+    if (name.includes(filter)) {
+      const row = await launchesAndPeak(device, once);
+      const [time] = await timeInTurns([{ device, call }], rounds ?? cases.rounds);
+      yield { name, ...milliseconds(time!, 4), ...row, ...againstFloor({ flops, bytes }, time!, ceilings) };
+    }
+    x_RLC.dispose();
+  }
+  device.close();
+}

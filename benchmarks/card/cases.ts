@@ -1,0 +1,89 @@
+/** What is measured on a card: one list, which the peers in Python read as well, at full size and at one for rehearsals. */
+import { readFileSync } from 'node:fs';
+import type { ScaleSchedule } from '../../lib/tokenizer/schedule.js';
+import { type InfinityConfig, type InfinitySize, officialInfinityConfig } from '../../lib/transformer/config.js';
+
+/** Which keys a query sees: all of them, a cache, the text of its sample, or all scales up to its own. */
+export type AttentionForm = 'full' | 'cached' | 'text' | 'causal';
+
+export interface AttentionCase {
+  readonly batch: number;
+  readonly queries: number;
+  readonly keys: number;
+  readonly heads: number;
+  /** Of a head. */
+  readonly width: number;
+  readonly form: AttentionForm;
+  /** Scales of a block-causal sequence. */
+  readonly scales?: number;
+}
+
+export type KernelCase = { readonly name: string } & (
+  | {
+      readonly kind: 'linear';
+      readonly rows: number;
+      readonly out: number;
+      readonly inputs: number;
+      readonly epilogue: 'none' | 'gelu' | 'residual';
+    }
+  | { readonly kind: 'linear_backward'; readonly rows: number; readonly out: number; readonly inputs: number }
+  | ({ readonly kind: 'attention' } & AttentionCase)
+  | ({ readonly kind: 'attention_backward' } & AttentionCase)
+  | {
+      readonly kind: 'prepare';
+      readonly batch: number;
+      readonly tokens: number;
+      readonly heads: number;
+      readonly width: number;
+    }
+  | { readonly kind: 'ada_norm'; readonly batch: number; readonly tokens: number; readonly width: number }
+  | { readonly kind: 'bit_sample'; readonly tokens: number; readonly width: number; readonly bits: number }
+  | { readonly kind: 'bit_loss'; readonly tokens: number; readonly width: number; readonly bits: number }
+  | { readonly kind: 'quantise'; readonly pictures: number; readonly channels: number; readonly scales: number }
+  | { readonly kind: 'conv'; readonly size: number; readonly inputs: number; readonly out: number }
+  | { readonly kind: 'upsample'; readonly size: number; readonly inputs: number }
+  | { readonly kind: 'group_norm'; readonly size: number; readonly channels: number }
+);
+
+export type CaseOf<K extends KernelCase['kind']> = Extract<KernelCase, { kind: K }>;
+
+export interface Cases {
+  /** Mebibytes of the copy, and extent of the square product, that give the ceilings. */
+  readonly copy_mib: number;
+  readonly product: number;
+  readonly rounds: number;
+  readonly adamw: { readonly tensors: number; readonly elements: number };
+  readonly kernels: readonly KernelCase[];
+  /** Rows of text features of a prompt. */
+  readonly text_tokens: number;
+  readonly model: Partial<InfinityConfig> & { readonly size: InfinitySize };
+  /** Of a code. */
+  readonly bits: number;
+  readonly block: { readonly scales: number };
+  readonly pictures: readonly { readonly name: string; readonly scales: number }[];
+  readonly training: { readonly scales: number; readonly batch: number };
+}
+
+interface CaseFile {
+  /** Sides of the square grids of all scales, coarse to fine. */
+  readonly sides: readonly number[];
+  readonly full: Cases;
+  readonly short: Cases;
+}
+
+const FILE = JSON.parse(readFileSync(new URL('cases.json', import.meta.url), 'utf8')) as CaseFile;
+
+export const casesOf = (short: boolean): Cases => (short ? FILE.short : FILE.full);
+
+/** The first scales of a square picture. */
+export const squareSchedule = (scales: number): ScaleSchedule =>
+  FILE.sides.slice(0, scales).map((side) => [1, side, side] as const);
+
+export function modelConfig({ model, bits }: Cases, scales: number): InfinityConfig {
+  const { size, ...overrides } = model;
+  return officialInfinityConfig(size, {
+    ...overrides,
+    vae_embed_dim: bits,
+    scale_schedules: [squareSchedule(scales)],
+  });
+}

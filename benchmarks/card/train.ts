@@ -1,0 +1,80 @@
+/** A training step of a 2B transformer in bf16 with f32 master weights: forward, backward with recomputed blocks, AdamW. */
+import { placed } from '../../lib/nn/module.js';
+import type { BitLoss } from '../../lib/ops/bit_loss.js';
+import { countFlops } from '../../lib/ops/flops.js';
+import { signQuantize } from '../../lib/ops/quantize.js';
+import { type Gradients, Tape } from '../../lib/tape.js';
+import { Tensor } from '../../lib/tensor.js';
+import { tokenCount } from '../../lib/tokenizer/schedule.js';
+import { AdamW } from '../../lib/training/optimizer.js';
+import { InfinityTransformer } from '../../lib/transformer/infinity.js';
+import { type CardOptions, elapsed, milliseconds, type Row, summarize } from '../harness.js';
+import { casesOf, modelConfig, squareSchedule } from './cases.js';
+import { againstFloor, launchesAndPeak, openCard, randomise, randomOn } from './measure.js';
+
+/** The device is awaited between the parts, and once for all of them in `step`. */
+export async function* train({ filter = '', rounds, short = false }: CardOptions): AsyncGenerator<Row> {
+  const cases = casesOf(short);
+  const { scales, batch: B } = cases.training;
+  const { device, ceilings, rows } = await openCard(cases);
+  yield* rows;
+  const schedule = squareSchedule(scales);
+  const config = modelConfig(cases, scales);
+  const model = placed({ device, dtype: 'bf16' }, () => new InfinityTransformer(config));
+  randomise(model);
+  const optimizer = await AdamW.create(model.namedParameters(), { betas: [0.9, 0.97], clip: 1 });
+  const [L, D, n] = [tokenCount(schedule), cases.bits, cases.text_tokens];
+  const x_BLD = randomOn(device, [B, L - 1, D], 'f32');
+  const labels = signQuantize(randomOn(device, [B, L, D], 'f32'), 1).bits;
+  const text = { kv_NCt: randomOn(device, [B * n, config.text_channels], 'f32'), lens: new Array<number>(B).fill(n) };
+  const one = Tensor.from([1], [], 'f32', device);
+  let tape: Tape;
+  let out: BitLoss;
+  let grads: Gradients;
+  const parts: Readonly<Record<string, () => void>> = {
+    forward: () => {
+      tape = new Tape().watch(...optimizer.parameters);
+      out = tape.run(() => model.loss(x_BLD, labels, { text, schedule, reweight: true, checkpointing: true }));
+    },
+    backward: () => {
+      grads = tape.backward([{ of: out.loss, cotangent: one }]);
+      for (const t of Object.values(out)) t.dispose();
+    },
+    optimizer: () => {
+      optimizer.update(grads, { lr: 1e-5, weightDecay: 0.01 }).dispose();
+      grads.dispose();
+    },
+  };
+  const step = () => {
+    for (const part of Object.values(parts)) part();
+  };
+  const flops = new Map<string, number>();
+  for (const [name, part] of Object.entries(parts)) flops.set(name, await countFlops(device, part));
+  flops.set(
+    'step',
+    [...flops.values()].reduce((a, b) => a + b, 0),
+  );
+  const row = await launchesAndPeak(device, step);
+  const times = new Map<string, number[]>();
+  const note = async (name: string, work: () => void) => {
+    const seconds = await elapsed(async () => {
+      work();
+      await device.sync();
+    });
+    times.set(name, [...(times.get(name) ?? []), seconds]);
+  };
+  for (let i = 0; i < (rounds ?? cases.rounds); i++) {
+    for (const [name, part] of Object.entries(parts)) await note(name, part);
+    await note('step', step);
+  }
+  const parameters = optimizer.parameters.reduce((sum, p) => sum + p.size, 0);
+  for (const [part, seconds] of times) {
+    const name = `training ${cases.model.size}, ${B} x ${L} tokens, ${part}`;
+    if (!name.includes(filter)) continue;
+    const timing = summarize(seconds);
+    // Norm and update read four numbers a parameter and one again, and write three.
+    const work = { flops: flops.get(part)!, bytes: part === 'optimizer' ? 32 * parameters : 0 };
+    yield { name, ...milliseconds(timing), ...(part === 'step' && row), ...againstFloor(work, timing, ceilings) };
+  }
+  device.close();
+}
