@@ -57,6 +57,7 @@ async function train(kind: TrainingKind, flags: Flags): Promise<void> {
     ...(flags.threads === undefined ? {} : { threads: flags.threads }),
   });
   const outputs = new TrainingOutputs(training, { directory: flags.out, signal, tensorboard: flags.tensorboard });
+  if (training.summary !== undefined) process.stderr.write(`node-infinity: ${training.summary}\n`);
   try {
     // With every saved state goes a checkpoint that draws: a run can be looked at, and gone on from, at any time.
     let current = false;

@@ -2,33 +2,39 @@
 import { conv2d, type PackedConv, type Padding, packConv, packUpsampleConv, upsampleConv2d } from '../ops/conv.js';
 import { cast } from '../ops/shape.js';
 import type { Tensor } from '../tensor.js';
-import { uniform } from './init.js';
+import { type Init, uniform } from './init.js';
 import { Module, type WeightFormat } from './module.js';
 
-/** Shape of a convolution; the padding follows from it. */
+/** Shape of a convolution; the padding follows from it unless it is given. */
 export interface Conv2dOptions {
-  readonly kernel: 1 | 3;
+  readonly kernel: 1 | 3 | 4;
   /** 2 is the official down-sampling convolution, which pads one zero row below and one zero column right only. */
   readonly stride?: 1 | 2;
+  readonly padding?: Padding;
+  /** true by default. */
+  readonly bias?: boolean;
+  /** Initial weights; PyTorch's by default. */
+  readonly init?: Init;
 }
 
-/** Plain 2-D convolution with bias, "same" size at stride 1. x_BHWC -> y_BHWC. */
+/** Plain 2-D convolution, "same" size at stride 1 for odd kernels. x_BHWC -> y_BHWC. */
 export class Conv2d extends Module {
   private readonly weight: Tensor;
-  private readonly bias: Tensor;
+  private readonly bias: Tensor | undefined;
   private readonly stride: 1 | 2;
   private readonly padding: Padding;
   private packed: PackedConv | undefined;
 
   constructor(inChannels: number, outChannels: number, options: Conv2dOptions) {
     super();
-    const { kernel, stride = 1 } = options;
+    const { kernel, stride = 1, bias = true } = options;
     // PyTorch's default: uniform in ±1/√fan-in, for weight and bias alike.
     const bound = 1 / Math.sqrt(inChannels * kernel * kernel);
-    this.weight = this.parameter('weight', [outChannels, inChannels, kernel, kernel], uniform(bound));
-    this.bias = this.parameter('bias', [outChannels], uniform(bound));
+    this.weight = this.parameter('weight', [outChannels, inChannels, kernel, kernel], options.init ?? uniform(bound));
+    this.bias = bias ? this.parameter('bias', [outChannels], uniform(bound)) : undefined;
     this.stride = stride;
-    this.padding = kernel === 1 ? 0 : stride === 2 ? { top: 0, left: 0, bottom: 1, right: 1 } : 1;
+    const implied = kernel === 1 ? 0 : stride === 2 ? { top: 0, left: 0, bottom: 1, right: 1 } : 1;
+    this.padding = options.padding ?? implied;
   }
 
   /** @param padding of a part of a picture, whose neighbours stand in for the zeros on some sides */

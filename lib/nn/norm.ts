@@ -1,6 +1,7 @@
-/** Normalisation over the last axis: plain, root-mean-square, and modulated (AdaLN). Statistics per row. */
+/** Normalisation over the last axis: plain, root-mean-square, and modulated (AdaLN), with statistics per row; and over a batch. */
 import { add, addScalar, mul } from '../ops/elementwise.js';
-import { adaNorm, layerNorm, rmsNorm } from '../ops/norm.js';
+import { adaNorm, groupNorm, layerNorm, rmsNorm } from '../ops/norm.js';
+import { reshape } from '../ops/shape.js';
 import type { Tensor } from '../tensor.js';
 import { ones, zeros } from './init.js';
 import { Module } from './module.js';
@@ -34,6 +35,26 @@ export class LayerNorm extends Module {
   }
   forward(x: Tensor): Tensor {
     return layerNorm(x, this.weight, this.bias, this.eps);
+  }
+}
+
+/** Batch normalisation of pictures by the statistics of the batch at hand, always: no running ones are kept. x_BHWC -> y_BHWC. */
+export class BatchNorm extends Module {
+  private readonly weight: Tensor;
+  private readonly bias: Tensor;
+  constructor(
+    private readonly channels: number,
+    private readonly eps: number,
+  ) {
+    super();
+    this.weight = this.parameter('weight', [channels], ones);
+    this.bias = this.parameter('bias', [channels], zeros);
+  }
+  forward(x_BHWC: Tensor): Tensor {
+    // The pixels of all pictures are one picture whose channels are groups of their own.
+    const { channels } = this;
+    const pixels = reshape(x_BHWC, [1, x_BHWC.size / channels, 1, channels]);
+    return reshape(groupNorm(pixels, this.weight, this.bias, channels, this.eps), x_BHWC.shape);
   }
 }
 

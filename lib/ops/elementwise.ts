@@ -1,6 +1,6 @@
 /** Pointwise ops. Two operands broadcast by the right-aligned rule. f32 or f64, both operands of one type. */
 import { invalidArgument } from '../errors.js';
-import { type Shape, sizeOf, type Tensor } from '../tensor.js';
+import { type Shape, scope, sizeOf, type Tensor } from '../tensor.js';
 import { checkShapes, isFloat, sameShape } from './check.js';
 import { Op, type OpDefinition } from './generated.js';
 import { differentiable } from './record.js';
@@ -133,6 +133,16 @@ export function clamp(x: Tensor, lo: number, hi: number): Tensor {
   const y = unary(Op.clamp, x, [lo, hi]);
   differentiable('clamp', [x], [y], [x], ([gy]) => run(Op.clampBackward, [gy!, x], [like(x)], [lo, hi]));
   return y;
+}
+
+/** max(x, 0). The gradient passes where x ≥ 0. */
+export function relu(x: Tensor): Tensor {
+  return clamp(x, 0, Number.POSITIVE_INFINITY);
+}
+
+/** x where it is positive, slope · x where it is not, for slopes from 0 to 1. */
+export function leakyRelu(x: Tensor, slope: number): Tensor {
+  return scope(() => add(scale(x, slope), scale(relu(x), 1 - slope)));
 }
 
 /** eˣ. */

@@ -35,6 +35,8 @@ export interface OpenTrainingOptions {
 export interface Training {
   readonly config: RunConfig;
   readonly source: DatasetSource;
+  /** What is on and off in this training, one line. */
+  readonly summary?: string;
   run(options: RunOptions): AsyncGenerator<StepEvent>;
   /** Writes the averaged weights in bf16 as a checkpoint directory. */
   export(directory: string): Promise<void>;

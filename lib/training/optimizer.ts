@@ -13,6 +13,8 @@ export interface OptimizerOptions {
   readonly eps?: number;
   /** Largest global norm of the gradient; larger ones are scaled down. */
   readonly clip: number;
+  /** Weight decay for vectors, biases and named embeddings as well, as plain torch.optim.AdamW; false by default. */
+  readonly decayVectors?: boolean | undefined;
   /** Decay of the averaged weights; left out, none are kept. */
   readonly emaDecay?: number;
 }
@@ -55,7 +57,7 @@ export class AdamW {
       optimizer.slots.push({
         name,
         parameter,
-        decays: hasWeightDecay(name, parameter.rank),
+        decays: options.decayVectors === true || hasWeightDecay(name, parameter.rank),
         m: zerosLike(parameter),
         v: zerosLike(parameter),
         average,

@@ -3,10 +3,11 @@
  * Source: BitVAE, train.py and bitvae/data/data.py (multiscale_training), stage 2 of the published recipe.
  */
 import { type DatasetSpec, type PictureSize, sampleSize } from '../data/spec.js';
+import { InfinityError } from '../errors.js';
 import { RandomStream, uniformDraw } from '../philox.js';
 import { finestGrid, isGrids, parseGrids, type ScaleSchedule } from '../tokenizer/schedule.js';
 import { SCHEDULE_MODES, type ScheduleMode, tokenizerSchedule } from '../tokenizer/schedule_modes.js';
-import { readPart, refuseField } from './config.js';
+import { refuseField } from './config.js';
 
 /** One entry of `resolutions`. */
 export interface ResolutionConfig {
@@ -53,9 +54,23 @@ export function isResolutions(value: unknown): boolean {
   return Array.isArray(value) && value.length > 0 && value.every(isEntry);
 }
 
+function modeSchedule(mode: ScheduleMode, rows: number, columns: number): ScaleSchedule {
+  try {
+    return tokenizerSchedule(mode, rows, columns);
+  } catch (error) {
+    if (!(error instanceof InfinityError)) throw error;
+    const known = (error.fields.sizes as readonly string[]).join(', ');
+    return refuseField(
+      'schedule',
+      `grids, or a mode that knows a latent of ${rows} x ${columns} ("${mode}": ${known}),`,
+      mode,
+    );
+  }
+}
+
 /** The schedule of a latent; explicit grids serve a smaller one with those up to its own, as the published ones do. */
 function scheduleFor(schedule: string, [rows, columns]: readonly [number, number]): ScaleSchedule {
-  if (isMode(schedule)) return readPart('schedule', () => tokenizerSchedule(schedule, rows, columns));
+  if (isMode(schedule)) return modeSchedule(schedule, rows, columns);
   const grids = parseGrids(schedule);
   const last = grids.findIndex(([, h, w]) => h === rows && w === columns);
   if (last < 0) refuseField('schedule', `grids of which one is ${rows} x ${columns}`, schedule);

@@ -9,6 +9,7 @@ import type { Tensor } from '../tensor.js';
 import type { RunConfig } from './config.js';
 import { lrFactor } from './lr_schedule.js';
 import { checkWeights } from './not_finite.js';
+import type { AdamW } from './optimizer.js';
 import { Progress } from './progress.js';
 import type { MemoryUse } from './run_log.js';
 import { checkSameConfig, loadRunState, saveRunState } from './run_state.js';
@@ -41,13 +42,17 @@ export interface RunOptions {
 /** Fields that may change between two parts of a run: they do not touch the weights. */
 const FREE = ['save_every', 'generation', 'divergence', 'samples'];
 
+function optimizersOf({ optimizer, otherOptimizers = [] }: Trainee): AdamW[] {
+  return [optimizer, ...otherOptimizers];
+}
+
 async function snapshot(trainee: Trainee): Promise<Map<string, HostTensor>> {
   const tensors = new Map<string, HostTensor>();
   const add = async (name: string, t: Tensor): Promise<void> => {
     tensors.set(name, { shape: t.shape, data: Float32Array.from(await t.readFloats()) });
   };
   for (const [name, t] of trainee.weights()) await add(`weight.${name}`, t);
-  for (const [name, t] of trainee.optimizer.stateTensors()) await add(name, t);
+  for (const optimizer of optimizersOf(trainee)) for (const [name, t] of optimizer.stateTensors()) await add(name, t);
   return tensors;
 }
 
@@ -65,7 +70,8 @@ function restore(trainee: Trainee, tensors: ReadonlyMap<string, HostTensor>, ste
       );
     t.write(saved.data);
   }
-  trainee.optimizer.load(new Map([...tensors].map(([name, { data }]) => [name, data])), step);
+  const state = new Map([...tensors].map(([name, { data }]) => [name, data]));
+  for (const optimizer of optimizersOf(trainee)) optimizer.load(state, step);
 }
 
 /** What a resumed run must agree with: of a set of files their contents, wherever they lie now. */

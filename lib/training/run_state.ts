@@ -93,6 +93,10 @@ const CONTENTS: Readonly<Record<string, readonly [changed: string, cure: string]
     'The pictures or captions of the dataset are not those that the run was started with.',
     'Put them back as they were, or go on with the new ones in another output directory, with --init and the checkpoint of this run.',
   ],
+  perceptual_digest: [
+    'The weights of loss.perceptual_weights are not those that the run was started with.',
+    'Put the files back, or choose another output directory.',
+  ],
   text_tokenizer: [
     'The text tokenizer is not the one that the run was started with.',
     'Resume with the same --init, or choose another output directory.',

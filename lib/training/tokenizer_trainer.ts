@@ -8,76 +8,24 @@ import type { Device } from '../device.js';
 import { type Checkpoint, writeCheckpoint } from '../io/checkpoint.js';
 import { toSignedFloat } from '../io/pixels.js';
 import { placed } from '../nn/module.js';
-import { MAX_JOINT_BITS } from '../ops/quantize.js';
 import { resizeArea } from '../ops/resize.js';
 import { RandomStream, uniformDraw } from '../philox.js';
 import { Tape } from '../tape.js';
 import { scope, sizeOf, Tensor } from '../tensor.js';
 import { Autoencoder } from '../tokenizer/autoencoder.js';
-import { type AutoencoderConfig, parseAutoencoderConfig } from '../tokenizer/config.js';
-import { droppedScales, MultiScaleQuantizer, QUANTIZER_KINDS, type QuantizerKind } from '../tokenizer/quantizer.js';
+import { droppedScales, MultiScaleQuantizer } from '../tokenizer/quantizer.js';
 import { formatGrids } from '../tokenizer/schedule.js';
-import { SCHEDULE_MODES } from '../tokenizer/schedule_modes.js';
-import {
-  checkRunConfig,
-  number,
-  object,
-  optional,
-  type Rule,
-  type RunConfig,
-  readPart,
-  refuseField,
-  samplesRule,
-} from './config.js';
+import { Adversary, type AdversaryStep } from './adversary.js';
 import { exportWeights, loadComponent } from './export_checkpoint.js';
 import { lfqExportFactor, restoreLfq } from './lfq_checkpoint.js';
 import { AdamW, type StepRates } from './optimizer.js';
-import {
-  isResolutions,
-  isSchedule,
-  largestOf,
-  type Resolution,
-  type ResolutionConfig,
-  resolutionAt,
-  resolutionsOf,
-} from './resolutions.js';
+import { type LoadedLpips, loadLpips } from './perceptual_weights.js';
+import { largestOf, type Resolution, resolutionAt } from './resolutions.js';
 import { type RunOptions, runTraining, type StepEvent, type StepNumbers, type Trainee } from './run.js';
-import { type TokenizerTerms, tokenizerLosses } from './tokenizer_losses.js';
+import { type CheckedTokenizerConfig, checkTokenizerConfig, type TokenizerTrainingConfig } from './tokenizer_config.js';
+import { type TokenizerLossWeights, type TokenizerTerms, tokenizerLosses } from './tokenizer_losses.js';
 
-/** What a config file of `train tokenizer` holds. */
-export interface TokenizerTrainingConfig extends RunConfig {
-  readonly autoencoder: AutoencoderConfig;
-  /** "bsq" by default; "lfq" for comparison, up to 16 bits. */
-  readonly quantizer?: QuantizerKind;
-  /** Grids from coarse to fine on the latent, such as "1 2 4x2", or a published mode; official "dense". */
-  readonly schedule: string;
-  /** Sizes that take turns, the largest that of the dataset; only that one by default. */
-  readonly resolutions?: readonly ResolutionConfig[];
-  readonly loss: {
-    readonly l1: number;
-    readonly l2: number;
-    /** Weight of the quantiser's loss; official 4. */
-    readonly quantizer: number;
-    /** Inside the quantiser's loss: official 0.25 and 0.1. */
-    readonly commitment: number;
-    readonly entropy: number;
-    /** Weight of the squared residual that the last scale leaves; official 0. */
-    readonly residual?: number;
-  };
-  /** Probability that a scale other than the last is left out in a step; official 0.5. */
-  readonly scale_dropout: number;
-}
-
-const RULES: readonly Rule[] = [
-  object('autoencoder'),
-  optional(['quantizer', `one of ${QUANTIZER_KINDS.join(', ')}`, (v) => QUANTIZER_KINDS.some((kind) => kind === v)]),
-  ['schedule', `grids from coarse to fine such as "1 2 4x2", or one of ${SCHEDULE_MODES.join(', ')},`, isSchedule],
-  optional(['resolutions', 'a list of objects with "size" and "batch_size"', isResolutions]),
-  ...['l1', 'l2', 'quantizer', 'commitment', 'entropy'].map((term) => number(`loss.${term}`)),
-  optional(number('loss.residual')),
-  number('scale_dropout', 0, 1),
-  samplesRule({ prompts: false }),
-];
+export type { TokenizerTrainingConfig } from './tokenizer_config.js';
 
 /** Bytes of the first `count` pictures of a batch to pictures in [-1, 1]. */
 export function picturesOf({ pixels, size, captions }: Batch, device: Device, count = captions.length): Tensor {
@@ -85,102 +33,164 @@ export function picturesOf({ pixels, size, captions }: Batch, device: Device, co
   return Tensor.from(toSignedFloat(pixels.subarray(0, sizeOf(shape))), shape, 'f32', device);
 }
 
-async function readTerms(terms: TokenizerTerms): Promise<Record<keyof TokenizerTerms, number>> {
-  const read = Object.entries(terms).map(async ([name, t]: [string, Tensor]) => [name, (await t.readFloats())[0]!]);
-  return Object.fromEntries(await Promise.all(read)) as Record<keyof TokenizerTerms, number>;
+/** Numbers [] of one step, by their names. */
+async function readNumbers(tensors: Readonly<Record<string, Tensor>>): Promise<Record<string, number>> {
+  const entries = Object.entries(tensors).map(async ([name, t]) => [name, (await t.readFloats())[0]!] as const);
+  return Object.fromEntries(await Promise.all(entries));
 }
 
-/** One training of the visual tokenizer: its networks, its optimizer and its step. */
+/** What a training is made of. */
+interface Parts extends CheckedTokenizerConfig {
+  readonly source: DatasetSource;
+  readonly autoencoder: Autoencoder;
+  readonly optimizer: AdamW;
+  readonly perceptual: LoadedLpips | undefined;
+  readonly adversary: Adversary | undefined;
+  readonly device: Device;
+}
+
+/** One training of the visual tokenizer: its networks, its optimizers and its step. */
 export class TokenizerTrainer implements Trainee {
   private readonly quantizer: MultiScaleQuantizer;
+  private readonly weight: TokenizerLossWeights;
 
-  private constructor(
-    readonly config: TokenizerTrainingConfig,
-    readonly source: DatasetSource,
-    readonly autoencoder: Autoencoder,
-    readonly optimizer: AdamW,
-    private readonly resolutions: readonly Resolution[],
-    readonly device: Device,
-  ) {
+  private constructor(private readonly parts: Parts) {
+    const { loss, quantizer: kind, discriminator } = parts.config;
     this.quantizer = new MultiScaleQuantizer({
-      codebookDim: config.autoencoder.codebook_dim,
-      kind: config.quantizer,
-      commitmentWeight: config.loss.commitment,
-      entropyWeight: config.loss.entropy,
+      codebookDim: parts.autoencoderConfig.codebook_dim,
+      kind,
+      commitmentWeight: loss.commitment,
+      entropyWeight: loss.entropy,
       removeResidualDetach: true,
     });
+    this.weight = { ...loss, perceptual: loss.perceptual ?? 1, adversarial: discriminator?.weight };
+  }
+
+  get config(): TokenizerTrainingConfig {
+    return this.parts.config;
+  }
+
+  get source(): DatasetSource {
+    return this.parts.source;
+  }
+
+  get device(): Device {
+    return this.parts.device;
+  }
+
+  get autoencoder(): Autoencoder {
+    return this.parts.autoencoder;
+  }
+
+  get optimizer(): AdamW {
+    return this.parts.optimizer;
+  }
+
+  get otherOptimizers(): AdamW[] {
+    const { adversary } = this.parts;
+    return adversary ? [adversary.optimizer] : [];
+  }
+
+  /** What is on and off, for the first line of a log. */
+  get summary(): string {
+    const { perceptual, adversary, config } = this.parts;
+    return [
+      `${config.quantizer ?? 'bsq'} with ${config.autoencoder.codebook_dim} bits`,
+      perceptual
+        ? `perceptual loss, weight ${this.weight.perceptual}`
+        : 'no perceptual loss: loss.perceptual_weights names no files',
+      adversary ? `discriminator from step ${adversary.config.start} on` : 'no discriminator',
+    ].join('; ');
   }
 
   /**
    * @param init checkpoint whose tokenizer is the start; by default weights are drawn from the config's seed
-   * @throws InfinityError INVALID_ARGUMENT, IO_ERROR, CHECKPOINT_INVALID, CHECKPOINT_CONFIG_MISMATCH
+   * @throws InfinityError INVALID_ARGUMENT, IO_ERROR, MODEL_NOT_FOUND, CHECKPOINT_INVALID, CHECKPOINT_CONFIG_MISMATCH
    */
   static async create(
     json: unknown,
     { device, init }: { device: Device; init?: Checkpoint | undefined },
   ): Promise<TokenizerTrainer> {
-    const config = checkRunConfig<TokenizerTrainingConfig>(json, RULES);
-    const autoencoderConfig = readPart('autoencoder', () => parseAutoencoderConfig(config.autoencoder));
-    const lfq = config.quantizer === 'lfq';
-    if (lfq && autoencoderConfig.codebook_dim > MAX_JOINT_BITS)
-      refuseField(
-        'autoencoder.codebook_dim',
-        `at most ${MAX_JOINT_BITS} bits with "lfq", whose entropies go through 2^d codes,`,
-        autoencoderConfig.codebook_dim,
-      );
-    const resolutions = resolutionsOf(config, autoencoderConfig.patch_size);
+    const checked = checkTokenizerConfig(json);
+    const { config, autoencoderConfig } = checked;
+    const { seed, discriminator, decay_vectors: decayVectors, loss } = config;
+    const { betas, clip, ema_decay: emaDecay } = config.optimizer;
     const source = await findDataset(config.dataset, 'tokenizer');
+    const perceptual = loss.perceptual_weights && (await loadLpips(loss.perceptual_weights, device));
     const autoencoder = placed({ device }, () => new Autoencoder(autoencoderConfig));
     if (init) await loadComponent(autoencoder, init, 'vae');
-    else autoencoder.initialize(config.seed);
-    if (init && lfq) await restoreLfq(autoencoder);
-    const optimizer = await AdamW.create(autoencoder.namedParameters(), {
-      betas: config.optimizer.betas,
-      clip: config.optimizer.clip,
-      emaDecay: config.optimizer.ema_decay,
-    });
-    return new TokenizerTrainer(config, source, autoencoder, optimizer, resolutions, device);
+    else autoencoder.initialize(seed);
+    if (init && config.quantizer === 'lfq') await restoreLfq(autoencoder);
+    const optimizer = await AdamW.create(autoencoder.namedParameters(), { betas, clip, emaDecay, decayVectors });
+    const adversary = discriminator && (await Adversary.create(discriminator, { device, seed, betas, clip }));
+    return new TokenizerTrainer({ ...checked, source, autoencoder, optimizer, perceptual, adversary, device });
   }
 
   *weights(): Generator<[string, Tensor]> {
     yield* this.autoencoder.namedParameters();
+    if (this.parts.adversary) yield* this.parts.adversary.weights();
   }
 
   run(options: RunOptions): AsyncGenerator<StepEvent> {
-    return runTraining(this, this.config, options);
+    const { config, perceptual } = this.parts;
+    if (!perceptual) return runTraining(this, config, options);
+    // The files may lie elsewhere when the run goes on.
+    const { perceptual_weights: _, ...loss } = config.loss;
+    const state = { ...config, loss, perceptual_digest: perceptual.digest };
+    return runTraining(this, state, options);
   }
 
   async step(batch: Batch, step: number, rates: StepRates): Promise<StepNumbers> {
-    const { seed } = this.config;
-    const resolution = resolutionAt(this.resolutions, seed, step);
+    const { config, resolutions, autoencoder, perceptual, optimizer, device } = this.parts;
+    const resolution = resolutionAt(resolutions, config.seed, step);
     const image_BHWC = this.pictures(batch, resolution);
-    const tape = new Tape().watch(...this.optimizer.parameters);
+    const adversary = this.parts.adversary?.active(step) ? this.parts.adversary : undefined;
+    const tape = new Tape().watch(...optimizer.parameters);
     const out = tape.run(() => {
+      const networks = {
+        autoencoder,
+        quantizer: this.quantizer,
+        perceptual: perceptual?.network,
+        discriminator: adversary?.network,
+      };
       const dropped = this.dropped(resolution, step);
-      const { autoencoder, quantizer } = this;
-      const { total, terms } = tokenizerLosses(
-        { autoencoder, quantizer },
-        this.config.loss,
-        image_BHWC,
-        resolution.schedule,
-        { dropped },
-      );
-      return { total, terms };
+      const { total, terms, image } = tokenizerLosses(networks, this.weight, image_BHWC, resolution.schedule, {
+        dropped,
+      });
+      return { total, terms, image };
     });
-    const one = Tensor.from([1], [], 'f32', this.device);
+    const one = Tensor.from([1], [], 'f32', device);
     const grads = tape.backward([{ of: out.total, cotangent: one }]);
-    const norm = this.optimizer.update(grads, rates);
+    const norm = optimizer.update(grads, rates);
+    const judged = adversary?.step(image_BHWC, out.image, rates);
+    if (!adversary) this.parts.adversary?.rest(rates);
     try {
-      const number = async (t: Tensor): Promise<number> => (await t.readFloats())[0]!;
-      const [total, gradNorm, terms] = await Promise.all([number(out.total), number(norm), readTerms(out.terms)]);
-      const { l1, l2, ...others } = terms;
-      // Pictures span [-1, 1]: the peak is 2.
-      const psnr = 10 * Math.log10(4 / l2);
-      return { loss: total, gradNorm, metrics: { l1, psnr, ...others } };
+      return await this.numbers({ total: out.total, norm }, out.terms, judged);
     } finally {
       grads.dispose();
-      for (const t of [image_BHWC, one, norm, out.total, ...Object.values(out.terms)]) t.dispose();
+      const { total, image, terms } = out;
+      const scratch = [image_BHWC, one, norm, total, image, ...Object.values(terms), judged?.loss, judged?.norm];
+      for (const t of scratch) t?.dispose();
     }
+  }
+
+  private async numbers(
+    of: Readonly<Record<'total' | 'norm', Tensor>>,
+    terms: TokenizerTerms,
+    judged: AdversaryStep | undefined,
+  ): Promise<StepNumbers> {
+    const [{ total, norm }, { l1, l2, ...others }, adversarial] = await Promise.all([
+      readNumbers(of),
+      readNumbers({ ...terms }),
+      judged ? readNumbers({ discriminator: judged.loss, discriminator_norm: judged.norm }) : {},
+    ]);
+    // Pictures span [-1, 1]: the peak is 2.
+    const metrics = { l1: l1!, psnr: 10 * Math.log10(4 / l2!), ...others, ...adversarial };
+    const numbers = { loss: total!, gradNorm: norm!, metrics };
+    if (!this.parts.adversary) return numbers;
+    // Two networks that learn against each other have no loss that falls: watched is what the discriminator does not decide.
+    const watched = total! - (this.weight.adversarial ?? 0) * (others.adversarial ?? 0);
+    return { ...numbers, watched, phase: judged ? 'adversarial' : 'plain' };
   }
 
   /** The crops of a batch at the size of a step. */
@@ -197,17 +207,17 @@ export class TokenizerTrainer implements Trainee {
 
   /** Writes `vae/` with the averaged weights; its config carries the schedule of the largest size. */
   async export(directory: string): Promise<void> {
-    const { autoencoder: autoencoderConfig, quantizer } = this.config;
-    const { schedule } = largestOf(this.resolutions);
+    const { autoencoderConfig, config: ofTraining, resolutions } = this.parts;
+    const { schedule } = largestOf(resolutions);
     const config = { ...autoencoderConfig, scale_schedule: formatGrids(schedule) };
     const factorOf = (name: string): number =>
-      quantizer === 'lfq' ? lfqExportFactor(name, autoencoderConfig.codebook_dim) : 1;
+      ofTraining.quantizer === 'lfq' ? lfqExportFactor(name, autoencoderConfig.codebook_dim) : 1;
     const tensors = await exportWeights(this.autoencoder, this.optimizer.averages(), '', factorOf);
     await writeCheckpoint(directory, { components: { vae: { config, tensors } } });
   }
 
   dispose(): void {
-    this.optimizer.dispose();
-    this.autoencoder.dispose();
+    const { optimizer, autoencoder, perceptual, adversary } = this.parts;
+    for (const part of [optimizer, autoencoder, perceptual?.network, adversary]) part?.dispose();
   }
 }

@@ -10,6 +10,8 @@ export interface Trainee {
   readonly device: Device;
   readonly source: DatasetSource;
   readonly optimizer: AdamW;
+  /** Of networks that train along, such as a discriminator: saved and resumed like `optimizer`. */
+  readonly otherOptimizers?: readonly AdamW[];
   /** Submits one step and resolves with its numbers. `lr` and `weightDecay` are those of this step. */
   step(batch: Batch, step: number, rates: StepRates): Promise<StepNumbers>;
   /** Weights in training, by name. */

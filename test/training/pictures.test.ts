@@ -145,7 +145,10 @@ describe("training on pictures of one's own", () => {
     await writeFile(config, JSON.stringify({ ...tokenizerConfig, schedule, dataset: dataset(damaged) }));
     const run = await call(['train', 'tokenizer', '-c', config, '-o', join(root, 'run'), '--json']);
     assert.equal(run.code, 0, run.stderr);
-    assert.match(run.stderr, /^node-infinity: bad rows so far: 1;.*\n {2}3\.png: the picture cannot be decoded .*\n$/);
+    assert.match(
+      run.stderr,
+      /^node-infinity: bsq.*\nnode-infinity: bad rows so far: 1;.*\n {2}3\.png: the picture cannot be decoded .*\n$/,
+    );
     const lines = run.stdout.trim().split('\n');
     const { step, badRows } = JSON.parse(lines.at(-2)!);
     assert.equal(step, 6);

@@ -7,6 +7,8 @@ import sharp from 'sharp';
 import { Device } from '../../lib/device.js';
 import { InfinityError } from '../../lib/errors.js';
 import { Checkpoint } from '../../lib/io/checkpoint.js';
+import { writeSafetensors } from '../../lib/io/safetensors.js';
+import { fromFloat32 } from '../../lib/io/tensor_data.js';
 import { floatWeights } from '../../lib/io/weights.js';
 import { uniformDraw } from '../../lib/philox.js';
 import { scope, Tensor } from '../../lib/tensor.js';
@@ -15,6 +17,8 @@ import { MultiScaleQuantizer } from '../../lib/tokenizer/quantizer.js';
 import { parseGrids } from '../../lib/tokenizer/schedule.js';
 import { openTraining, type StepEvent, type Training } from '../../lib/training/index.js';
 import { restoreLfq } from '../../lib/training/lfq_checkpoint.js';
+import { loadRunState } from '../../lib/training/run_state.js';
+import { smallVgg } from '../support/small_vgg.js';
 import { optimizer, runSome, tokenizerConfig, using } from '../support/tiny_training.js';
 
 const open = (change: object): Promise<Training> =>
@@ -164,10 +168,101 @@ describe('the tokenizer recipe', () => {
     assert.equal((await (await Checkpoint.open(directory)).config('vae')).scale_schedule, '4 4');
   });
 
+  /** Files of a perceptual network of a few channels. */
+  async function perceptualFiles(name: string, seed: number): Promise<string[]> {
+    const path = join(root, name);
+    const tensors = [...smallVgg(seed)].map(([n, { data, shape }]) => [n, fromFloat32(data, shape)] as const);
+    await writeSafetensors(path, new Map(tensors));
+    return [path];
+  }
+  const discriminator = { base_ch: 4, layers: 2, weight: 0.3, start: 2, lr_multiplier: 2, lecam: 0.05 };
+  const loss = tokenizerConfig.loss;
+
+  it('perceptual loss and discriminator train along, and a resumed run takes them along', async () => {
+    const perceptual_weights = await perceptualFiles('vgg.safetensors', 1);
+    const change = { discriminator, loss: { ...loss, perceptual_weights }, decay_vectors: true };
+    const events = await resumes('judged', change);
+    const names = events.map(({ metrics }) => Object.keys(metrics).join(' '));
+    const terms = 'l1 psnr quantizer residual perceptual';
+    const judged = `${terms} adversarial discriminator discriminator_norm`;
+    assert.deepEqual(names, [terms, terms, judged, judged, judged, judged]);
+    assert.deepEqual(
+      events.map(({ phase }) => phase),
+      ['plain', 'plain', ...new Array<string>(4).fill('adversarial')],
+    );
+    for (const { loss: total, watched, metrics } of events) {
+      const { l1, psnr, quantizer, perceptual, adversarial = 0 } = metrics as Record<string, number>;
+      const others = l1! + 4 / 10 ** (psnr! / 10) + quantizer! + perceptual!;
+      assert.ok(Math.abs(total - others - 0.3 * adversarial) < 1e-5 * others, `${total} ${others}`);
+      assert.ok(Math.abs(watched! - others) < 1e-5 * others, `${watched} ${others}`);
+    }
+    // The state holds both networks with the moments of both; the checkpoint holds the tokenizer alone.
+    const state = await loadRunState(join(root, 'judged'));
+    const held = [...state!.tensors.keys()].filter((name) => name.includes('discriminator.main.0.weight'));
+    assert.deepEqual(
+      held.sort(),
+      ['m', 'v', 'weight'].map((what) => `${what}.discriminator.main.0.weight`),
+    );
+
+    // Other weights under the same name are no resumption; a second stage takes the discriminator of the first over.
+    await perceptualFiles('vgg.safetensors', 2);
+    await using(await open(change), (t) =>
+      assert.rejects(
+        runSome(t, join(root, 'judged')),
+        (e: unknown) => e instanceof InfinityError && e.fields.field === 'perceptual_digest',
+      ),
+    );
+    const second = { discriminator: { ...discriminator, start: 0, init: join(root, 'judged') }, loss };
+    const [first] = await using(await open(second), (t) => runSome(t, join(root, 'second'), 1));
+    const [fresh] = await using(await open({ discriminator: { ...discriminator, start: 0 }, loss }), (t) =>
+      runSome(t, join(root, 'fresh'), 1),
+    );
+    assert.equal(first!.metrics.l1, fresh!.metrics.l1);
+    assert.notEqual(first!.metrics.discriminator, fresh!.metrics.discriminator);
+  });
+
+  it('says what is off', async () => {
+    const summary = async (change: object): Promise<string> => using(await open(change), async (t) => t.summary ?? '');
+    assert.match(await summary({}), /^bsq with 4 bits; no perceptual loss: .*perceptual_weights.*; no discriminator$/);
+    assert.match(
+      await summary({ discriminator, quantizer: 'lfq' }),
+      /^lfq with 4 bits;.*; discriminator from step 2 on$/,
+    );
+  });
+
+  it('refuses options that fit no picture, naming them', async () => {
+    const wrong: [object, RegExp][] = [
+      [{ discriminator: { ...discriminator, layers: 3 } }, /discriminator\.layers/],
+      [{ discriminator: { ...discriminator, lr: 3 } }, /discriminator\.lr/],
+      [{ discriminator: { base_ch: 4 } }, /discriminator\.layers/],
+      [{ discriminator: { ...discriminator, init: join(root, 'nowhere') } }, /no saved discriminator/],
+      [{ loss: { ...loss, perceptual_weights: 'vgg.pth' } }, /loss\.perceptual_weights/],
+      [
+        {
+          loss: { ...loss, perceptual_weights: ['vgg.pth'] },
+          resolutions: [
+            { size: 16, batch_size: 1 },
+            { size: 8, batch_size: 1 },
+          ],
+        },
+        /16 pixels.*loss\.perceptual_weights/,
+      ],
+      [{ quantizer: 'vq' }, /quantizer/],
+      [{ schedule: 'dense' }, /4 x 4.*16x16.*'schedule'/],
+    ];
+    for (const [change, message] of wrong)
+      await assert.rejects(open(change), (e: unknown) => {
+        assert.ok(e instanceof InfinityError && e.cure !== undefined, String(e));
+        assert.match(e.message, message);
+        return true;
+      });
+  });
+
   it('leaves no tensor behind', async () => {
     const live = Device.default().stats().liveTensors;
     const change = {
       quantizer: 'lfq',
+      discriminator: { ...discriminator, layers: 1, start: 1 },
       resolutions: [
         { size: 8, batch_size: 2 },
         { size: 16, batch_size: 1 },
