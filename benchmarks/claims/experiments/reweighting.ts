@@ -49,7 +49,7 @@ export const reweighting: Experiment = {
   claim:
     'The last scales hold most of the tokens; weighing each by the inverse square root of its scale’s area keeps training from neglecting the first scales, which decide what a picture shows.',
   method:
-    'The models of the experiment on self-correction at strength 0.2, with and without the weights. Losses are plain means over the tokens of a scale, teacher forced on 192 held-out pictures; distance as there; PSNR of pictures drawn greedily from the first scale of held-out ones.',
+    'The models of the experiment on self-correction at strength 0.2, with and without the weights. Losses are plain means over the tokens of a scale, teacher forced on 128 held-out pictures; distance as there; PSNR of pictures drawn greedily from the first scale of held-out ones.',
   cells(short) {
     const { seeds, steps, tokenizerSteps, pictures } = scopeOf(short);
     return seeds.flatMap((seed, round) =>

@@ -57,7 +57,7 @@ export const scaling: Experiment = {
   claim:
     'Validation loss and bit accuracy get better steadily with the size of the model: 0.471 and 75.9 % at 125M, 0.419 and 79.0 % at 4.7B parameters after the same number of steps.',
   method:
-    'Four sizes of transformer on pictures of 32 pixels (30 tokens of 16 bits), the same 250 steps of 32 pictures and the same learning rate for all, three seeds; teacher forcing on 192 held-out pictures.',
+    'Four sizes of transformer on pictures of 32 pixels (30 tokens of 16 bits), the same 250 steps of 32 pictures and the same learning rate for all, three seeds; teacher forcing on 128 held-out pictures.',
   cells(short) {
     const { seeds, steps, tokenizerSteps, pictures } = scopeOf(short);
     const expected = [10, 14, 3, 55];

@@ -19,7 +19,7 @@ export interface Scope {
 export function scopeOf(short: boolean): Scope {
   return short
     ? { seeds: [1], tokenizerSteps: 2, steps: 2, pictures: 4 }
-    : { seeds: [1, 2, 3], tokenizerSteps: 300, steps: 250, pictures: 192 };
+    : { seeds: [1, 2, 3], tokenizerSteps: 300, steps: 250, pictures: 128 };
 }
 
 /** A tokenizer of pictures of 32 pixels that started from the embedded one. */

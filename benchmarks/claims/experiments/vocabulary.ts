@@ -58,7 +58,7 @@ export const vocabulary: Experiment = {
   claim:
     'Reconstruction gets better with every enlargement of the vocabulary up to 2^64 and passes a continuous tokenizer from 2^24 on; BSQ is as good as LFQ where both can be trained.',
   method:
-    'The embedded tokenizer with the layers beside the quantiser drawn anew for every number of bits, trained on for 300 steps of 16 pictures of 32 pixels (four scales of 1 to 4 positions a side), three seeds; PSNR of the reconstructions of 192 held-out pictures.',
+    'The embedded tokenizer with the layers beside the quantiser drawn anew for every number of bits, trained on for 300 steps of 16 pictures of 32 pixels (four scales of 1 to 4 positions a side), three seeds; PSNR of the reconstructions of 128 held-out pictures.',
   cells(short) {
     const { seeds, tokenizerSteps: iterations, pictures } = scopeOf(short);
     return seeds.flatMap((seed, round) =>
