@@ -2,10 +2,10 @@
 import { stat } from 'node:fs/promises';
 import { Command } from 'commander';
 import { InfinityError } from '../errors.js';
+import { isCheckpoint } from '../io/checkpoint.js';
 import { loadImage } from '../io/index.js';
 import { isWeightFile } from '../io/weight_path.js';
 import { describeCheckpoint, describeWeights } from '../pipeline/index.js';
-import { isCheckpoint } from '../pipeline/locate_weights.js';
 import { BitTokens, isBitPath } from '../tokenizer/bit_file.js';
 import { print } from './context.js';
 

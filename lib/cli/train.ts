@@ -4,7 +4,7 @@ import type { BadRowsReport } from '../data/bad_rows.js';
 import { invalidArgument } from '../errors.js';
 import { readConfigFile } from '../training/config.js';
 import { openTraining, type TrainingKind } from '../training/index.js';
-import type { StepEvent } from '../training/run.js';
+import type { Resumed, StepEvent } from '../training/run.js';
 import { interruptSignal, numberOption, print } from './context.js';
 import { TrainingOutputs, whereItStands } from './train_outputs.js';
 
@@ -35,6 +35,12 @@ function line(e: StepEvent): string {
   return `step ${e.step}/${e.iterations}  loss ${e.loss.toFixed(4)}  ${metrics}  grad ${e.gradNorm.toFixed(3)}  lr ${e.lr.toExponential(2)}  ${e.samplesPerSecond.toFixed(1)}/s  ${clock(e.secondsLeft)} left${e.badRows ? `  bad rows ${e.badRows.count}` : ''}${e.saved ? '  saved' : ''}`;
 }
 
+/** Where a run goes on from is told where that is not the newest state. */
+function tellResume({ step, path, damaged }: Resumed): void {
+  for (const { reason } of damaged) process.stderr.write(`node-infinity: ${reason}\n`);
+  if (damaged.length > 0) process.stderr.write(`node-infinity: going on from the state of step ${step}, ${path}\n`);
+}
+
 /** Tells of bad rows on stderr: of each of the first few when it is found, of the others by their number. */
 class BadRowsNotice {
   private told: BadRowsReport = { count: 0, first: [] };
@@ -63,7 +69,7 @@ async function train(kind: TrainingKind, flags: Flags): Promise<void> {
     let current = false;
     const notice = new BadRowsNotice();
     try {
-      for await (const event of training.run({ directory: flags.out, signal })) {
+      for await (const event of training.run({ directory: flags.out, signal, onResume: tellResume })) {
         await outputs.step(event);
         current = event.saved !== undefined;
         if (current) await outputs.saved(event.step);

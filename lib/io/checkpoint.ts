@@ -2,9 +2,9 @@
  * The self-describing checkpoint folder: configuration and weights of every component, the text tokenizer, default
  * settings, and an index with a digest of each file. Reading is lazy and verified, writing all or nothing.
  */
-import { createHash, randomBytes } from 'node:crypto';
+import { createHash } from 'node:crypto';
 import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
-import { basename, dirname, join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { InfinityError } from '../errors.js';
 import {
   type FileRecord,
@@ -17,7 +17,7 @@ import {
   verifyFiles,
 } from './model_index.js';
 import { openTensors } from './open_tensors.js';
-import { type Chunks, syncFolder, writeError, writeOutput } from './output_file.js';
+import { type Chunks, syncFolder, temporaryPath, writeError, writeOutput } from './output_file.js';
 import { safetensorsChunks } from './safetensors.js';
 import { INDEX_SUFFIX } from './sharded.js';
 import type { LazyTensor, TensorData } from './tensor_data.js';
@@ -168,6 +168,11 @@ async function writeContent(directory: string, content: CheckpointContent<Writab
   await writeOutput(join(directory, INDEX_FILE), [Buffer.from(`${JSON.stringify(index, null, 2)}\n`)]);
 }
 
+/** Whether a path is a checkpoint directory of this package. */
+export async function isCheckpoint(path: string): Promise<boolean> {
+  return (await stat(join(path, INDEX_FILE)).catch(() => undefined)) !== undefined;
+}
+
 /** True when there is a folder that may be replaced: an older checkpoint, or an empty one. */
 async function replaceable(directory: string): Promise<boolean> {
   const stats = await stat(directory).catch(() => undefined);
@@ -193,8 +198,7 @@ async function replaceable(directory: string): Promise<boolean> {
 export async function writeCheckpoint(directory: string, content: CheckpointContent<WritableComponent>): Promise<void> {
   const target = resolve(directory);
   const replace = await replaceable(target);
-  const parent = dirname(target);
-  const temporary = join(parent, `.${basename(target)}.${randomBytes(6).toString('hex')}.tmp`);
+  const temporary = temporaryPath(target);
   const previous = `${target}.previous`;
   try {
     await mkdir(temporary, { recursive: true });
@@ -207,8 +211,8 @@ export async function writeCheckpoint(directory: string, content: CheckpointCont
       if (replace) await rename(previous, target);
       throw error;
     });
-    await syncFolder(parent);
-    if (replace) await rm(previous, { recursive: true, force: true });
+    await syncFolder(dirname(target));
+    if (replace || (await isCheckpoint(previous))) await rm(previous, { recursive: true, force: true });
   } catch (error) {
     await rm(temporary, { recursive: true, force: true }).catch(() => undefined);
     throw writeError(target, error);

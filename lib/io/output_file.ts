@@ -1,6 +1,6 @@
 /** Writing results: atomically into regular files, directly into anything else, to stdout under the name "-". */
 import { randomBytes } from 'node:crypto';
-import { type FileHandle, open, realpath, rename, stat, unlink } from 'node:fs/promises';
+import { type FileHandle, open, readdir, realpath, rename, rm, stat, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { InfinityError } from '../errors.js';
 
@@ -73,8 +73,20 @@ export async function syncFolder(path: string): Promise<void> {
   await folder?.close();
 }
 
+/** A name beside `path` that nothing else has, for what will take its name when it is whole. */
+export function temporaryPath(path: string): string {
+  return join(dirname(path), `.${basename(path).slice(0, 80)}.${randomBytes(6).toString('hex')}.tmp`);
+}
+
+/** Removes what writers that were killed left in a folder. It must have no other writer. */
+export async function removeLeftovers(folder: string): Promise<void> {
+  const names = await readdir(folder).catch(() => []);
+  for (const name of names)
+    if (/^\..*\.[0-9a-f]{12}\.tmp$/.test(name)) await rm(join(folder, name), { recursive: true, force: true });
+}
+
 async function writeRegular(path: string, chunks: Chunks, mode: number | undefined): Promise<void> {
-  const temporary = join(dirname(path), `.${basename(path).slice(0, 80)}.${randomBytes(6).toString('hex')}.tmp`);
+  const temporary = temporaryPath(path);
   const file = await open(temporary, 'wx', mode);
   try {
     try {

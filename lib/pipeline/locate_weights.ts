@@ -1,8 +1,8 @@
 /** Where the weights of a network lie, and what the files around them say of its configuration. */
 import { stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { Checkpoint, type Config } from '../io/checkpoint.js';
-import { INDEX_FILE, readJsonObject } from '../io/model_index.js';
+import { Checkpoint, type Config, isCheckpoint } from '../io/checkpoint.js';
+import { readJsonObject } from '../io/model_index.js';
 import { tensorsBelow } from '../io/nested_tensors.js';
 import { openTensors } from '../io/open_tensors.js';
 import { PthFile } from '../io/pth.js';
@@ -19,11 +19,6 @@ export interface LocatedWeights {
   /** What a config.json beside the weights, or the arguments of a training checkpoint, say of the configuration. */
   readonly said: Config;
   open(): Promise<TensorSource>;
-}
-
-/** Whether a path is a checkpoint directory of this package. */
-export async function isCheckpoint(path: string): Promise<boolean> {
-  return (await stat(join(path, INDEX_FILE)).catch(() => undefined)) !== undefined;
 }
 
 async function locateComponent(directory: string, network: NetworkName): Promise<LocatedWeights> {

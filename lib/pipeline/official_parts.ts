@@ -2,7 +2,7 @@
 import { readFile, stat } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
 import { InfinityError, invalidArgument } from '../errors.js';
-import { Checkpoint, type Config } from '../io/checkpoint.js';
+import { Checkpoint, type Config, isCheckpoint } from '../io/checkpoint.js';
 import { resolveModelSource } from '../io/hub/index.js';
 import { inferT5Config } from '../text/infer_config.js';
 import { tokenizerFromSentencePiece } from '../text/sentencepiece.js';
@@ -13,7 +13,7 @@ import { inferAutoencoderConfig } from '../tokenizer/infer_config.js';
 import { PIXEL_BUDGETS, pixelSize, templateSchedule } from '../tokenizer/schedule.js';
 import type { InfinityConfig } from '../transformer/config.js';
 import { inferInfinityConfig } from '../transformer/infer_config.js';
-import { bringsTokenizer, isCheckpoint, type LocatedWeights, locateWeights } from './locate_weights.js';
+import { bringsTokenizer, type LocatedWeights, locateWeights } from './locate_weights.js';
 import { fingerprint, type ModelParts, type Part } from './model_parts.js';
 import { checkBoolean, invalidOption, refuseUnknown, type SamplingDefaults } from './options.js';
 import { generationConfig, PRESET_NAMES, type PresetName, presetOf } from './presets.js';

@@ -4,6 +4,7 @@ import type { BadRowsReport } from '../data/bad_rows.js';
 import type { DatasetSource } from '../data/dataset.js';
 import { Loader } from '../data/loader.js';
 import { InfinityError } from '../errors.js';
+import { removeLeftovers } from '../io/output_file.js';
 import type { HostTensor } from '../nn/module.js';
 import type { Tensor } from '../tensor.js';
 import type { RunConfig } from './config.js';
@@ -12,7 +13,7 @@ import { checkWeights } from './not_finite.js';
 import type { AdamW } from './optimizer.js';
 import { Progress } from './progress.js';
 import type { MemoryUse } from './run_log.js';
-import { checkSameConfig, loadRunState, saveRunState } from './run_state.js';
+import { checkSameConfig, type FoundState, loadRunState, saveRunState } from './run_state.js';
 import { RunWatch } from './run_watch.js';
 import type { StepNumbers, Trainee } from './trainee.js';
 
@@ -37,6 +38,13 @@ export interface RunOptions {
   /** Directory of the run's states; created when missing, resumed when it holds one. */
   readonly directory: string;
   readonly signal?: AbortSignal;
+  /** Told once where a run goes on from. */
+  readonly onResume?: (from: Resumed) => void;
+}
+
+/** The state that a run goes on from. */
+export interface Resumed extends Pick<FoundState, 'path' | 'damaged'> {
+  readonly step: number;
 }
 
 /** Fields that may change between two parts of a run: they do not touch the weights. */
@@ -96,12 +104,15 @@ export async function* runTraining(
   const { iterations, batch_size, save_every, optimizer: o } = config;
   await mkdir(directory, { recursive: true });
   const agreed = stateConfig(config, trainee.source);
+  await removeLeftovers(directory);
   const resumed = await loadRunState(directory);
   let step = 0;
   if (resumed) {
-    checkSameConfig(resumed.config, agreed, FREE);
-    restore(trainee, resumed.tensors, resumed.step);
-    step = resumed.step;
+    const { state, path, damaged } = resumed;
+    checkSameConfig(state.config, agreed, FREE);
+    restore(trainee, state.tensors, state.step);
+    step = state.step;
+    options.onResume?.({ step, path, damaged });
   }
   await checkWeights(trainee.weights(), resumed ? `the state of step ${step}` : 'the start');
   const watch = await RunWatch.open(directory, step, trainee, config.divergence);

@@ -1,12 +1,14 @@
 /**
- * The state of a run in one file, so that it is replaced in one rename: weights, optimizer state and the data cursor.
- * A run directory keeps the newest two; a resumed run opens the newest that reads back whole.
+ * The state of a run in one file, so that it is replaced in one rename: weights, optimizer state and the data cursor, with a digest
+ * of all of them. A run directory keeps the newest two; a resumed run opens the newest that is what was saved, bit for bit.
  */
+import { createHash } from 'node:crypto';
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { InfinityError } from '../errors.js';
 import { SafetensorsFile, writeSafetensors } from '../io/safetensors.js';
 import { fromFloat32, type TensorData, toFloat32 } from '../io/tensor_data.js';
+import { readAll } from '../io/tensor_source.js';
 import type { HostTensor } from '../nn/module.js';
 
 /** Everything a resumed run needs. */
@@ -43,44 +45,78 @@ export function lastGoodState(states: readonly SavedState[], since: number): Sav
   return states.find(({ step }) => step < since);
 }
 
+type Texts = Readonly<Record<string, string>>;
+
+/** Of everything that a state holds, in an order that does not depend on the file's. */
+function digestOf({ sha256: _, ...texts }: Texts, tensors: ReadonlyMap<string, TensorData>): string {
+  const hash = createHash('sha256').update(`${JSON.stringify(Object.entries(texts).sort())}\n`);
+  for (const [name, { dtype, shape, data }] of [...tensors].sort(([a], [b]) => (a < b ? -1 : 1)))
+    hash.update(`${JSON.stringify([name, dtype, shape])}\n`).update(data);
+  return hash.digest('hex');
+}
+
 /**
- * Writes `state-STEP.safetensors` atomically, then removes all but the newest two and the newest before step `good`.
+ * Writes `state-STEP.safetensors` atomically. Then removes all but the newest two and the newest before step `good`, and states of
+ * later steps: the run was resumed from an earlier one because they are damaged.
  * @throws InfinityError IO_ERROR, DISK_FULL; the states before stay
  */
 export async function saveRunState(directory: string, state: RunState, good = Infinity): Promise<string> {
   const path = join(directory, `state-${String(state.step).padStart(8, '0')}.safetensors`);
   const tensors = new Map<string, TensorData>();
   for (const [name, { shape, data }] of state.tensors) tensors.set(name, fromFloat32(data, shape));
-  await writeSafetensors(path, tensors, { step: String(state.step), config: JSON.stringify(state.config) });
-  const states = await savedStates(directory);
-  const last = lastGoodState(states, good);
-  for (const old of states.slice(KEPT)) if (old !== last) await rm(old.path, { force: true });
+  const texts = { step: String(state.step), config: JSON.stringify(state.config) };
+  await writeSafetensors(path, tensors, { ...texts, sha256: digestOf(texts, tensors) });
+  const states = (await savedStates(directory)).filter(({ step }) => step <= state.step);
+  const kept = [...states.slice(0, KEPT), lastGoodState(states, good)];
+  for (const old of await savedStates(directory))
+    if (!kept.some((saved) => saved?.path === old.path)) await rm(old.path, { force: true });
   return path;
 }
 
 async function openRunState(path: string): Promise<RunState> {
   const file = await SafetensorsFile.open(path);
   try {
-    const tensors = new Map<string, HostTensor>();
-    for (const name of file.tensors.keys()) {
-      const data = await file.read(name);
-      tensors.set(name, { shape: data.shape, data: toFloat32(data) });
-    }
-    return { step: Number(file.metadata.step), config: JSON.parse(file.metadata.config ?? 'null') as unknown, tensors };
+    const { metadata } = file;
+    const read = await readAll(file);
+    // States of earlier versions have no digest, and nothing but these two texts.
+    const unsealed = Object.keys(metadata).sort().join() === 'config,step';
+    if (!unsealed && metadata.sha256 !== digestOf(metadata, read))
+      throw new InfinityError('CHECKPOINT_INVALID', `The state ${path} is not what was saved: its digest differs.`, {
+        value: path,
+        cure: 'Delete it: the run goes on from the state before.',
+      });
+    const tensors = [...read].map(([name, t]) => [name, { shape: t.shape, data: toFloat32(t) }] as const);
+    return {
+      step: Number(metadata.step),
+      config: JSON.parse(metadata.config ?? 'null') as unknown,
+      tensors: new Map(tensors),
+    };
   } finally {
     await file.close();
   }
 }
 
-/** The newest state of a run directory, or undefined when it has none. A damaged newest file falls back to the one before. */
-export async function loadRunState(directory: string): Promise<RunState | undefined> {
-  const files = await savedStates(directory);
+/** Where a run goes on from. */
+export interface FoundState {
+  readonly state: RunState;
+  readonly path: string;
+  /** Newer ones that are not what was saved, and why. */
+  readonly damaged: readonly { readonly path: string; readonly reason: string }[];
+}
+
+/**
+ * The newest state of a run directory that is what was saved, or undefined when the directory has none.
+ * @throws InfinityError CHECKPOINT_INVALID when all are damaged
+ */
+export async function loadRunState(directory: string): Promise<FoundState | undefined> {
+  const damaged: { path: string; reason: string }[] = [];
   let damage: unknown;
-  for (const { path } of files) {
+  for (const { path } of await savedStates(directory)) {
     try {
-      return await openRunState(path);
+      return { state: await openRunState(path), path, damaged };
     } catch (error) {
       damage ??= error;
+      damaged.push({ path, reason: error instanceof InfinityError ? error.statement : String(error) });
     }
   }
   if (damage) throw damage;

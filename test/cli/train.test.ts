@@ -152,7 +152,7 @@ describe('train', function () {
       if (names.includes('checkpoint')) await (await Checkpoint.open(join(directory, 'checkpoint'))).component('vae');
       const last = await loadRunState(directory);
       assert.equal(last !== undefined, ['checkpoint', 'samples', 'report', 'later'].includes(output));
-      assert.equal(run.stderr.includes(`The state of step ${last?.step} is safe`), last !== undefined);
+      assert.equal(run.stderr.includes(`The state of step ${last?.state.step} is safe`), last !== undefined);
     }
     const directory = join(root, 'room-later');
     const rest = await train('tokenizer', directory, change, options);
