@@ -83,8 +83,8 @@ try {
           `[${chosen.length - rest.length + 1}/${chosen.length}] ${experiment.name} ${JSON.stringify(cell.config)}, then about ${minutes(expectedSeconds(rest) - cell.seconds)}`,
         );
       },
-      onRecord: async ({ values, seconds }) => {
-        say(`    ${seconds} s  ${JSON.stringify(values)}`);
+      onRecord: async ({ values, seconds, cpuSeconds }) => {
+        say(`    ${seconds} s, ${cpuSeconds} s of processors  ${JSON.stringify(values)}`);
         if (!short) await writePages();
       },
     });

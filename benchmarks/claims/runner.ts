@@ -46,11 +46,13 @@ export async function measure(
     context.signal.throwIfAborted();
     const { experiment, cell, key } = next;
     onCell?.(next, missing(plan, store));
-    const begin = performance.now();
+    const [begin, used] = [performance.now(), process.cpuUsage()];
     const values = await cell.run(context);
     const wrong = Object.entries(values).find(([, value]) => Number.isNaN(value));
     if (wrong) throw new Error(`Expected a number for ${wrong[0]} of ${experiment.name} but received ${wrong[1]}.`);
     const seconds = Number(((performance.now() - begin) / 1e3).toFixed(1));
+    const { user, system } = process.cpuUsage(used);
+    const cpuSeconds = Number(((user + system) / 1e6).toFixed(1));
     const record = {
       key,
       experiment: experiment.name,
@@ -58,6 +60,7 @@ export async function measure(
       config: cell.config,
       values,
       seconds,
+      cpuSeconds,
       machine,
     };
     await store.add(record);

@@ -13,6 +13,8 @@ export interface Record {
   readonly values: Values;
   /** How long the cell took, models that it trained included. */
   readonly seconds: number;
+  /** Time on processors in it, which other work on the machine hardly changes. */
+  readonly cpuSeconds: number;
   /** Revision, processor, cores, instruction set, load. */
   readonly machine: Readonly<{ [name: string]: string | number }>;
 }
