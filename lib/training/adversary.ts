@@ -106,9 +106,9 @@ export class Adversary {
 }
 
 async function loadFromRun(network: PatchDiscriminator, directory: string): Promise<void> {
-  const state = await loadRunState(directory);
+  const found = await loadRunState(directory);
   const prefix = `weight.${PREFIX}`;
-  const own = [...(state?.tensors ?? [])].filter(([name]) => name.startsWith(prefix));
+  const own = [...(found?.state.tensors ?? [])].filter(([name]) => name.startsWith(prefix));
   if (own.length === 0)
     throw new InfinityError('MODEL_NOT_FOUND', `There is no saved discriminator in ${join(directory)}.`, {
       value: directory,

@@ -197,8 +197,8 @@ describe('the tokenizer recipe', () => {
       assert.ok(Math.abs(watched! - others) < 1e-5 * others, `${watched} ${others}`);
     }
     // The state holds both networks with the moments of both; the checkpoint holds the tokenizer alone.
-    const state = await loadRunState(join(root, 'judged'));
-    const held = [...state!.tensors.keys()].filter((name) => name.includes('discriminator.main.0.weight'));
+    const found = await loadRunState(join(root, 'judged'));
+    const held = [...found!.state.tensors.keys()].filter((name) => name.includes('discriminator.main.0.weight'));
     assert.deepEqual(
       held.sort(),
       ['m', 'v', 'weight'].map((what) => `${what}.discriminator.main.0.weight`),
