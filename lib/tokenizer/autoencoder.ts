@@ -4,6 +4,7 @@ import { Module, placed, type Tap } from '../nn/module.js';
 import { clamp } from '../ops/elementwise.js';
 import { statistic } from '../ops/run.js';
 import { type Shape, scope, type Tensor } from '../tensor.js';
+import type { PassOptions } from './blocks.js';
 import type { AutoencoderConfig } from './config.js';
 import { Decoder } from './decoder.js';
 import { Encoder } from './encoder.js';
@@ -42,7 +43,7 @@ export class Autoencoder extends Module {
    * @returns features_BhwD
    * @throws InfinityError UNSUPPORTED_SIZE
    */
-  encode(image_BHWC: Tensor, tap?: Tap): Tensor {
+  encode(image_BHWC: Tensor, tap?: Tap, options?: PassOptions): Tensor {
     const [, height, width, channels] = image_BHWC.shape as [number, number, number, number];
     const { patch_size } = this.config;
     if (image_BHWC.rank !== 4 || channels !== 3 || height % patch_size || width % patch_size)
@@ -51,7 +52,7 @@ export class Autoencoder extends Module {
         `Expected pictures [B, H, W, 3] with H and W multiples of ${patch_size} but received [${image_BHWC.shape.join(', ')}].`,
         { value: image_BHWC.shape, cure: 'Resize the picture first.' },
       );
-    return this.encoder.forward(image_BHWC, tap && ((name, value) => tap(`encoder.${name}`, value)));
+    return this.encoder.forward(image_BHWC, tap && ((name, value) => tap(`encoder.${name}`, value)), options);
   }
 
   /** Pictures in [-1, 1] of a sum of codes, codes_BhwD -> image_BHWC. */
@@ -65,7 +66,7 @@ export class Autoencoder extends Module {
   }
 
   /** What training compares with the picture: the decoder's output as it is. */
-  decodeUnclamped(codes_BHWD: Tensor, tap?: Tap): Tensor {
-    return this.decoder.forward(codes_BHWD, tap && ((name, value) => tap(`decoder.${name}`, value)));
+  decodeUnclamped(codes_BHWD: Tensor, tap?: Tap, options?: PassOptions): Tensor {
+    return this.decoder.forward(codes_BHWD, tap && ((name, value) => tap(`decoder.${name}`, value)), options);
   }
 }

@@ -11,6 +11,7 @@ import type { Padding } from '../ops/conv.js';
 import { add } from '../ops/elementwise.js';
 import { groupNorm, groupNormApply, groupNormStats } from '../ops/norm.js';
 import { reshape, writeSlice } from '../ops/shape.js';
+import { checkpoint } from '../tape.js';
 import { scope, type Tensor } from '../tensor.js';
 import { bandPadding, bandsOf, fillBands, pictureLike, readable, rowsOf } from './bands.js';
 
@@ -25,6 +26,12 @@ export function defaultNormGroups(channels: number): number {
     `Expected a multiple of 32 or 24 for the channels of a normalised layer but received ${channels}.`,
     { value: channels, cure: 'Choose base_ch and ch_mult accordingly, or set norm_groups.' },
   );
+}
+
+/** How a pass through the network is made. */
+export interface PassOptions {
+  /** Residual blocks are computed again in the backward pass: less memory, a third more work. */
+  readonly checkpointing?: boolean;
 }
 
 /** A convolution under the official wrapper's name. */
@@ -145,6 +152,12 @@ export class ResnetBlock extends Module {
       });
     });
   }
+}
+
+/** `block.forward` whose intermediates are not kept for the backward pass but computed again in it. Changes no bit. */
+export function recomputed(block: ResnetBlock, x_BHWC: Tensor): Tensor {
+  const parameters = [...block.namedParameters()].map(([, parameter]) => parameter);
+  return checkpoint((x) => block.forward(x), [x_BHWC], parameters);
 }
 
 /** Halves both extents: one zero column right, one zero row below, then 3×3 with stride 2. */

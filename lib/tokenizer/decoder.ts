@@ -5,7 +5,7 @@ import { statistic } from '../ops/run.js';
 import { cast } from '../ops/shape.js';
 import { dtypeBytes, scope, type Tensor } from '../tensor.js';
 import { BAND_BYTES, pictureLike } from './bands.js';
-import { Conv, convOfNormInBands, Normalize, ResnetBlock, Upsample } from './blocks.js';
+import { Conv, convOfNormInBands, Normalize, type PassOptions, ResnetBlock, recomputed, Upsample } from './blocks.js';
 import type { AutoencoderConfig } from './config.js';
 
 interface Level {
@@ -56,7 +56,7 @@ export class Decoder extends Module {
   }
 
   /** codes_BhwD -> image_BHWC, not clamped. */
-  forward(codes_BHWD: Tensor, tap?: Tap): Tensor {
+  forward(codes_BHWD: Tensor, tap?: Tap, { checkpointing = false }: PassOptions = {}): Tensor {
     const step = (name: string, fn: () => Tensor): Tensor => {
       const y = scope(fn);
       tap?.(name, y);
@@ -68,7 +68,8 @@ export class Decoder extends Module {
       const early = !tap && !recorder();
       const advance = (name: string, layer: { forward(x: Tensor): Tensor }): void => {
         const before = h_BHWC;
-        h_BHWC = step(name, () => layer.forward(before));
+        const again = checkpointing && layer instanceof ResnetBlock;
+        h_BHWC = step(name, () => (again ? recomputed(layer, before) : layer.forward(before)));
         if (early) before.dispose();
       };
       for (const [j, block] of this.mid.entries()) advance(`mid.block_${j + 1}`, block);

@@ -1,7 +1,7 @@
 /** Picture to features. Source: Infinity, infinity/models/bsq_vae/flux_vqgan.py, Encoder. */
 import { Module, type Tap } from '../nn/module.js';
 import { scope, type Tensor } from '../tensor.js';
-import { Conv, Downsample, Normalize, ResnetBlock } from './blocks.js';
+import { Conv, Downsample, Normalize, type PassOptions, ResnetBlock, recomputed } from './blocks.js';
 import type { AutoencoderConfig } from './config.js';
 
 interface Level {
@@ -44,7 +44,9 @@ export class Encoder extends Module {
   }
 
   /** image_BHWC in [-1, 1], extents multiples of patch_size -> features_BhwD. @param tap told every sub-module's output by its official name */
-  forward(image_BHWC: Tensor, tap?: Tap): Tensor {
+  forward(image_BHWC: Tensor, tap?: Tap, { checkpointing = false }: PassOptions = {}): Tensor {
+    const through = (block: ResnetBlock, x: Tensor): Tensor =>
+      checkpointing ? recomputed(block, x) : block.forward(x);
     const step = (name: string, fn: () => Tensor): Tensor => {
       const y = scope(fn);
       tap?.(name, y);
@@ -54,10 +56,10 @@ export class Encoder extends Module {
       let h_BHWC = step('conv_in', () => this.convIn.forward(image_BHWC));
       for (const [level, { blocks, downsample }] of this.down.entries()) {
         for (const [j, block] of blocks.entries())
-          h_BHWC = step(`down.${level}.block.${j}`, () => block.forward(h_BHWC));
+          h_BHWC = step(`down.${level}.block.${j}`, () => through(block, h_BHWC));
         if (downsample) h_BHWC = step(`down.${level}.downsample`, () => downsample.forward(h_BHWC));
       }
-      for (const [j, block] of this.mid.entries()) h_BHWC = step(`mid.block_${j + 1}`, () => block.forward(h_BHWC));
+      for (const [j, block] of this.mid.entries()) h_BHWC = step(`mid.block_${j + 1}`, () => through(block, h_BHWC));
       tap?.('norm_out', this.normOut.forward(h_BHWC));
       return step('conv_out', () => this.convOut.forward(this.normOut.swish(h_BHWC)));
     });

@@ -1,5 +1,4 @@
 /** A discriminator that trains against the tokenizer, with an optimizer of its own. Source: BitVAE, train.py. */
-import { join } from 'node:path';
 import type { Device } from '../device.js';
 import { InfinityError } from '../errors.js';
 import { placed } from '../nn/module.js';
@@ -58,8 +57,13 @@ export class Adversary {
     { device, seed, betas, clip }: { device: Device; seed: number } & Pick<OptimizerConfig, 'betas' | 'clip'>,
   ): Promise<Adversary> {
     const network = placed({ device }, () => new PatchDiscriminator(config));
-    if (config.init === undefined) network.initialize(seed);
-    else await loadFromRun(network, config.init);
+    try {
+      if (config.init === undefined) network.initialize(seed);
+      else await loadFromRun(network, config.init);
+    } catch (error) {
+      network.dispose();
+      throw error;
+    }
     const optimizer = await AdamW.create(network.namedParameters(PREFIX), { betas, clip, decayVectors: true });
     return new Adversary(config, network, optimizer);
   }
@@ -110,7 +114,7 @@ async function loadFromRun(network: PatchDiscriminator, directory: string): Prom
   const prefix = `weight.${PREFIX}`;
   const own = [...(found?.state.tensors ?? [])].filter(([name]) => name.startsWith(prefix));
   if (own.length === 0)
-    throw new InfinityError('MODEL_NOT_FOUND', `There is no saved discriminator in ${join(directory)}.`, {
+    throw new InfinityError('MODEL_NOT_FOUND', `There is no saved discriminator in ${directory}.`, {
       value: directory,
       fields: { field: 'discriminator.init' },
       cure: 'Name the output directory of a tokenizer training with a discriminator, or leave discriminator.init out.',

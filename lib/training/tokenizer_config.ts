@@ -46,6 +46,8 @@ export interface TokenizerTrainingConfig extends RunConfig {
   readonly discriminator?: AdversaryConfig;
   /** Weight decay for vectors and biases too, as published; false by default. */
   readonly decay_vectors?: boolean;
+  /** Residual blocks are computed again in the backward pass; official in stage 2. Changes no bit. */
+  readonly checkpointing?: boolean;
   /** Probability that a scale other than the last is left out in a step; official 0.5. */
   readonly scale_dropout: number;
 }
@@ -60,7 +62,9 @@ const RULES: readonly Rule[] = [
   ...['l1', 'l2', 'quantizer', 'commitment', 'entropy'].map((term) => number(`loss.${term}`)),
   ...['residual', 'perceptual'].map((term) => optional(number(`loss.${term}`))),
   optional(['loss.perceptual_weights', 'a list of files', (v) => Array.isArray(v) && v.length > 0 && v.every(isPath)]),
-  optional(['decay_vectors', 'true or false', (v) => typeof v === 'boolean']),
+  ...['decay_vectors', 'checkpointing'].map((flag) =>
+    optional([flag, 'true or false', (v: unknown) => typeof v === 'boolean']),
+  ),
   number('scale_dropout', 0, 1),
   samplesRule({ prompts: false }),
 ];

@@ -7,6 +7,7 @@ import { l1Loss, l2Loss } from '../ops/loss.js';
 import { mean } from '../ops/reduce.js';
 import type { Tensor } from '../tensor.js';
 import type { Autoencoder } from '../tokenizer/autoencoder.js';
+import type { PassOptions } from '../tokenizer/blocks.js';
 import type { MultiScaleQuantizer, QuantizerTrainOptions, QuantizerTrainResult } from '../tokenizer/quantizer.js';
 import type { ScaleSchedule } from '../tokenizer/schedule.js';
 
@@ -62,13 +63,13 @@ export function tokenizerLosses(
   weights: TokenizerLossWeights,
   image_BHWC: Tensor,
   schedule: ScaleSchedule,
-  options: QuantizerTrainOptions = {},
+  options: QuantizerTrainOptions & PassOptions = {},
 ): TokenizerLosses {
   const { autoencoder, quantizer, perceptual, discriminator } = parts;
-  const features = autoencoder.encode(image_BHWC);
+  const features = autoencoder.encode(image_BHWC, undefined, options);
   options.tap?.('features', features);
   const { quantized, loss, losses, kept } = quantizer.train(features, schedule, options);
-  const image = autoencoder.decodeUnclamped(quantized);
+  const image = autoencoder.decodeUnclamped(quantized, undefined, options);
   const terms: TokenizerTerms = {
     l1: l1Loss(image, image_BHWC),
     l2: l2Loss(image, image_BHWC),

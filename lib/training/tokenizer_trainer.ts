@@ -116,14 +116,26 @@ export class TokenizerTrainer implements Trainee {
     const { seed, discriminator, decay_vectors: decayVectors, loss } = config;
     const { betas, clip, ema_decay: emaDecay } = config.optimizer;
     const source = await findDataset(config.dataset, 'tokenizer');
-    const perceptual = loss.perceptual_weights && (await loadLpips(loss.perceptual_weights, device));
-    const autoencoder = placed({ device }, () => new Autoencoder(autoencoderConfig));
-    if (init) await loadComponent(autoencoder, init, 'vae');
-    else autoencoder.initialize(seed);
-    if (init && config.quantizer === 'lfq') await restoreLfq(autoencoder);
-    const optimizer = await AdamW.create(autoencoder.namedParameters(), { betas, clip, emaDecay, decayVectors });
-    const adversary = discriminator && (await Adversary.create(discriminator, { device, seed, betas, clip }));
-    return new TokenizerTrainer({ ...checked, source, autoencoder, optimizer, perceptual, adversary, device });
+    const made: { dispose(): void }[] = [];
+    const keep = <T extends { dispose(): void }>(part: T): T => {
+      made.push(part);
+      return part;
+    };
+    try {
+      const perceptual = loss.perceptual_weights && (await loadLpips(loss.perceptual_weights, device));
+      if (perceptual) keep(perceptual.network);
+      const autoencoder = keep(placed({ device }, () => new Autoencoder(autoencoderConfig)));
+      if (init) await loadComponent(autoencoder, init, 'vae');
+      else autoencoder.initialize(seed);
+      if (init && config.quantizer === 'lfq') await restoreLfq(autoencoder);
+      const weights = autoencoder.namedParameters();
+      const optimizer = keep(await AdamW.create(weights, { betas, clip, emaDecay, decayVectors }));
+      const adversary = discriminator && keep(await Adversary.create(discriminator, { device, seed, betas, clip }));
+      return new TokenizerTrainer({ ...checked, source, autoencoder, optimizer, perceptual, adversary, device });
+    } catch (error) {
+      for (const part of made) part.dispose();
+      throw error;
+    }
   }
 
   *weights(): Generator<[string, Tensor]> {
@@ -156,6 +168,7 @@ export class TokenizerTrainer implements Trainee {
       const dropped = this.dropped(resolution, step);
       const { total, terms, image } = tokenizerLosses(networks, this.weight, image_BHWC, resolution.schedule, {
         dropped,
+        checkpointing: config.checkpointing,
       });
       return { total, terms, image };
     });

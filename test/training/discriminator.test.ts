@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict';
 import { Device } from '../../lib/device.js';
 import { type HostTensor, placed } from '../../lib/nn/module.js';
+import { groupNorm } from '../../lib/ops/norm.js';
+import { reshape } from '../../lib/ops/shape.js';
 import { scope, Tensor } from '../../lib/tensor.js';
 import { Adversary } from '../../lib/training/adversary.js';
 import { discriminatorLoss, PatchDiscriminator, smallestSide } from '../../lib/training/discriminator.js';
 import { assertDirections } from '../support/directions.js';
-import { randomArray } from '../support/numeric.js';
+import { assertGradients, isaDevices, randomArray } from '../support/numeric.js';
 import { batchNorm, convolve, map, type Plain, pictures } from '../support/plain_convnet.js';
 
 const SHAPE = [2, 14, 12, 3];
@@ -74,16 +76,25 @@ describe('the patch discriminator', () => {
     assert.deepEqual(wide.stateShapes().get('main.14.weight'), [16, 16, 4, 4]);
   });
 
-  it('scores as plain loops do, with the statistics of the batch', async () => {
-    const state = weights(5);
-    using network = new PatchDiscriminator({ base_ch: 3, layers: 2 }).load(state);
-    const scores = scope(() => network.forward(Tensor.from(real, SHAPE, 'f32')));
-    const want = plainScores(pictures(real, SHAPE), state);
-    const got = await scores.readFloats();
-    assert.deepEqual(scores.shape, [2, 1, 1, 1]);
-    scores.dispose();
-    for (const [i, v] of got.entries()) assert.ok(Math.abs(v - want[i]!) < 1e-5, `${v} ${want[i]}`);
-  });
+  for (const [isa, device] of isaDevices()) {
+    it(`scores as plain loops do, with the statistics of the batch, on ${isa}`, async () => {
+      const state = weights(5);
+      const want = plainScores(pictures(real, SHAPE), state);
+      using network = placed({ device }, () => new PatchDiscriminator({ base_ch: 3, layers: 2 })).load(state);
+      const scores = scope(() => network.forward(Tensor.from(real, SHAPE, 'f32', device)));
+      const got = await scores.readFloats();
+      assert.deepEqual(scores.shape, [2, 1, 1, 1]);
+      scores.dispose();
+      for (const [i, v] of got.entries()) assert.ok(Math.abs(v - want[i]!) < 1e-5, `${v} ${want[i]}`);
+    });
+
+    it(`batch norm has the gradients of finite differences on ${isa}`, async () => {
+      const shape = [2, 3, 4, 33];
+      const batchNormOf = (x: Tensor, w: Tensor, b: Tensor): Tensor =>
+        reshape(groupNorm(reshape(x, [1, 24, 1, 33]), w, b, 33, 1e-5), shape);
+      await assertGradients(device, batchNormOf, [shape, [33], [33]]);
+    });
+  }
 
   it('takes pictures down to the smallest side', async () => {
     for (const layers of [1, 2, 3]) {

@@ -8,11 +8,11 @@ import { InfinityError } from '../../lib/errors.js';
 import { writeSafetensors } from '../../lib/io/safetensors.js';
 import { fromFloat32 } from '../../lib/io/tensor_data.js';
 import { type HostTensor, placed } from '../../lib/nn/module.js';
-import { scope, Tensor } from '../../lib/tensor.js';
+import { Tensor } from '../../lib/tensor.js';
 import { Lpips } from '../../lib/training/lpips.js';
 import { loadLpips } from '../../lib/training/perceptual_weights.js';
 import { assertDirections } from '../support/directions.js';
-import { randomArray } from '../support/numeric.js';
+import { assertClean, isaDevices, randomArray } from '../support/numeric.js';
 import { convolve, map, maxPool, type Plain, pictures, unitVectors } from '../support/plain_convnet.js';
 import { smallVgg, WIDTHS } from '../support/small_vgg.js';
 
@@ -77,22 +77,29 @@ describe('LPIPS', () => {
       ),
     );
 
-  it('equals plain loops, read from the two files that it is published in', async () => {
+  const twoFiles = async (): Promise<string[]> => {
     await save('vgg16.safetensors', (name) => !name.startsWith('lin'));
     await save('vgg.safetensors', (name) => name.startsWith('lin'));
-    const paths = ['vgg16.safetensors', 'vgg.safetensors'].map((name) => join(root, name));
-    const live = Device.default().stats().liveTensors;
-    const { network, digest } = await loadLpips(paths, Device.default());
-    const distance = scope(() => network.distance(Tensor.from(a, SHAPE, 'f32'), Tensor.from(b, SHAPE, 'f32')));
-    const [got] = await distance.readFloats();
-    const [pa, pb] = [pictures(a, SHAPE), pictures(b, SHAPE)];
-    const want = (plainDistance(pa[0]!, pb[0]!, weights) + plainDistance(pa[1]!, pb[1]!, weights)) / 2;
-    assert.ok(want > 0.01 && Math.abs(got! - want) < 1e-5 * want, `${got} ${want}`);
-    distance.dispose();
-    network.dispose();
-    assert.equal(Device.default().stats().liveTensors, live);
+    return ['vgg16.safetensors', 'vgg.safetensors'].map((name) => join(root, name));
+  };
 
-    // The same weights as a training checkpoint names them.
+  for (const [isa, device] of isaDevices())
+    it(`equals plain loops on ${isa}`, async () => {
+      const live = device.stats().liveTensors;
+      const { network } = await loadLpips(await twoFiles(), device);
+      const [x, y] = [a, b].map((values) => Tensor.from(values, SHAPE, 'f32', device));
+      const distance = network.distance(x!, y!);
+      const [got] = await distance.readFloats();
+      const [pa, pb] = [pictures(a, SHAPE), pictures(b, SHAPE)];
+      const want = (plainDistance(pa[0]!, pb[0]!, weights) + plainDistance(pa[1]!, pb[1]!, weights)) / 2;
+      assert.ok(want > 0.01 && Math.abs(got! - want) < 1e-5 * want, `${got} ${want}`);
+      for (const resource of [distance, x, y, network]) resource!.dispose();
+      await assertClean(device, live);
+    });
+
+  it('is read from the two files that it is published in, or from a training checkpoint', async () => {
+    const { network, digest } = await loadLpips(await twoFiles(), Device.default());
+    network.dispose();
     await save(
       'training.safetensors',
       () => true,
