@@ -32,7 +32,7 @@ function line(e: StepEvent): string {
   const metrics = Object.entries(e.metrics)
     .map(([name, v]) => `${name} ${v.toPrecision(4)}`)
     .join('  ');
-  return `step ${e.step}/${e.iterations}  loss ${e.loss.toFixed(4)}  ${metrics}  grad ${e.gradNorm.toFixed(3)}  lr ${e.lr.toExponential(2)}  ${e.samplesPerSecond.toFixed(1)}/s  ${clock(e.secondsLeft)} left${e.badRows ? `  bad rows ${e.badRows.count}` : ''}${e.saved ? '  saved' : ''}`;
+  return `step ${e.step}/${e.iterations}${e.phase ? `  ${e.phase}` : ''}  loss ${e.loss.toFixed(4)}  ${metrics}  grad ${e.gradNorm.toFixed(3)}  lr ${e.lr.toExponential(2)}  ${e.samplesPerSecond.toFixed(1)}/s  ${clock(e.secondsLeft)} left${e.badRows ? `  bad rows ${e.badRows.count}` : ''}${e.saved ? '  saved' : ''}`;
 }
 
 /** Where a run goes on from is told where that is not the newest state. */

@@ -1,8 +1,7 @@
 /** What a training config file holds. Every field is explicit: a run is reproducible from its file. */
 import { readFile } from 'node:fs/promises';
-import { checkDatasetSpec, type DatasetSpec, sampleSize } from '../data/spec.js';
+import { checkDatasetSpec, type DatasetSpec } from '../data/spec.js';
 import { describe, InfinityError } from '../errors.js';
-import { pixelSize, type ScaleSchedule } from '../tokenizer/schedule.js';
 import type { DivergenceConfig } from './divergence.js';
 import { isLrSchedule, LR_SCHEDULES } from './lr_schedule.js';
 
@@ -87,7 +86,8 @@ export function optional([path, expected, check]: Rule): Rule {
   return [path, `${expected}, or nothing,`, (v) => v === undefined || check(v)];
 }
 
-function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+/** Whether this is an object and no list. */
+export function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
@@ -183,14 +183,6 @@ export function readPart<T>(field: string, read: () => T): T {
       cause,
     });
   }
-}
-
-/** @throws InfinityError INVALID_ARGUMENT unless the finest grid of the tokenizer covers a picture of the dataset */
-export function checkPictureSize(dataset: DatasetSpec, schedule: ScaleSchedule, patchSize: number): void {
-  const [height, width] = pixelSize(schedule, patchSize);
-  const [rows, columns] = sampleSize(dataset);
-  if (height !== rows || width !== columns)
-    refuseField('dataset.size', `${height} x ${width}, the finest grid of the tokenizer in pixels,`, dataset.size);
 }
 
 /** @throws InfinityError IO_ERROR when the file cannot be read, INVALID_ARGUMENT when it is not JSON */

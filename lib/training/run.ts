@@ -1,20 +1,20 @@
 /** The loop that every trainer shares: resume, step, report, save, stop. A trainer brings the step and its tensors. */
 import { mkdir } from 'node:fs/promises';
 import type { BadRowsReport } from '../data/bad_rows.js';
-import type { DatasetSource } from '../data/dataset.js';
 import { Loader } from '../data/loader.js';
+import type { DatasetSpec, PicturesSpec } from '../data/spec.js';
 import { InfinityError } from '../errors.js';
 import { removeLeftovers } from '../io/output_file.js';
 import type { HostTensor } from '../nn/module.js';
 import type { Tensor } from '../tensor.js';
 import type { RunConfig } from './config.js';
-import { lrFactor } from './lr_schedule.js';
 import { checkWeights } from './not_finite.js';
 import type { AdamW } from './optimizer.js';
 import { Progress } from './progress.js';
 import type { MemoryUse } from './run_log.js';
 import { checkSameConfig, type FoundState, loadRunState, saveRunState } from './run_state.js';
 import { RunWatch } from './run_watch.js';
+import { planStages, type RunStage, ratesAt, sampleAt, stageAt, totalSteps } from './stages.js';
 import type { StepNumbers, Trainee } from './trainee.js';
 
 export type { StepNumbers, Trainee } from './trainee.js';
@@ -82,11 +82,25 @@ function restore(trainee: Trainee, tensors: ReadonlyMap<string, HostTensor>, ste
   for (const optimizer of optimizersOf(trainee)) optimizer.load(state, step);
 }
 
+function withoutPath(dataset: DatasetSpec): object {
+  const { path: _, ...rest } = dataset as PicturesSpec;
+  return rest;
+}
+
 /** What a resumed run must agree with: of a set of files their contents, wherever they lie now. */
-function stateConfig(config: RunConfig, { spec, listing }: DatasetSource): object {
-  if (!listing || spec.kind === 'shapes') return config;
-  const { path: _, ...dataset } = spec;
-  return { ...config, dataset, dataset_digest: listing.digest };
+function stateConfig(
+  config: RunConfig & { readonly stages?: readonly Pick<RunConfig, 'dataset'>[] },
+  stages: readonly RunStage[],
+): object {
+  const digests = new Set(stages.flatMap(({ source: { listing } }) => (listing ? [listing.digest] : [])));
+  if (digests.size === 0) return config;
+  const parts = config.stages?.map((stage) => ({ ...stage, dataset: withoutPath(stage.dataset) }));
+  return {
+    ...config,
+    dataset: withoutPath(config.dataset),
+    ...(parts ? { stages: parts } : {}),
+    dataset_digest: [...digests].join(' '),
+  };
 }
 
 /**
@@ -101,9 +115,11 @@ export async function* runTraining(
   options: RunOptions,
 ): AsyncGenerator<StepEvent> {
   const { directory, signal } = options;
-  const { iterations, batch_size, save_every, optimizer: o } = config;
+  const { save_every } = config;
+  const stages = trainee.stages ?? planStages([{ config, source: trainee.source }]);
+  const iterations = totalSteps(stages);
   await mkdir(directory, { recursive: true });
-  const agreed = stateConfig(config, trainee.source);
+  const agreed = stateConfig(config, stages);
   await removeLeftovers(directory);
   const resumed = await loadRunState(directory);
   let step = 0;
@@ -120,15 +136,11 @@ export async function* runTraining(
     await watch.sync();
     return saveRunState(directory, { step, config: agreed, tensors: await snapshot(trainee) }, watch.highSince);
   };
-  const schedule = {
-    schedule: o.lr_schedule,
-    warmupIterations: o.warmup_iterations,
-    maxIterations: iterations,
-    startFactor: o.start_factor,
-    endFactor: o.end_factor,
-  };
-  const loader = new Loader(trainee.source, { batchSize: batch_size, start: step * batch_size, ahead: 3 });
-  const progress = new Progress(iterations, batch_size);
+  let stage = stageAt(stages, step);
+  const open = (): Loader =>
+    new Loader(stage.source, { batchSize: stage.config.batch_size, start: sampleAt(stage, step), ahead: 3 });
+  let loader = open();
+  let progress = new Progress(iterations, stage.config.batch_size);
   let lastSaved = step;
   try {
     while (step < iterations) {
@@ -136,8 +148,17 @@ export async function* runTraining(
         if (step > lastSaved) await save();
         throw signal.reason;
       }
-      const lr = o.lr * lrFactor(step, schedule);
-      const numbers = await trainee.step(await loader.next(), step, { lr, weightDecay: o.weight_decay });
+      const next = stageAt(stages, step);
+      if (next !== stage) {
+        stage = next;
+        await loader.close();
+        loader = open();
+        progress = new Progress(iterations, stage.config.batch_size);
+      }
+      const rates = ratesAt(stage, step);
+      const { lr } = rates;
+      const phase = stage.name === undefined ? {} : { phase: stage.name };
+      const numbers = { ...(await trainee.step(await loader.next(), step, rates)), ...phase };
       step++;
       progress.tick();
       const badRows = loader.badRows();

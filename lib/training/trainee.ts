@@ -4,6 +4,7 @@ import type { DatasetSource } from '../data/dataset.js';
 import type { Device } from '../device.js';
 import type { Tensor } from '../tensor.js';
 import type { AdamW, StepRates } from './optimizer.js';
+import type { RunStage } from './stages.js';
 
 /** What distinguishes one training from another. */
 export interface Trainee {
@@ -12,6 +13,8 @@ export interface Trainee {
   readonly optimizer: AdamW;
   /** Of networks that train along, such as a discriminator: saved and resumed like `optimizer`. */
   readonly otherOptimizers?: readonly AdamW[];
+  /** Parts of the run that follow one another; left out, there is one, as the configuration says. */
+  readonly stages?: readonly RunStage[];
   /** Submits one step and resolves with its numbers. `lr` and `weightDecay` are those of this step. */
   step(batch: Batch, step: number, rates: StepRates): Promise<StepNumbers>;
   /** Weights in training, by name. */

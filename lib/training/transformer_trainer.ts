@@ -14,15 +14,17 @@ import { T5Encoder } from '../text/t5.js';
 import { parseT5Config } from '../text/t5_config.js';
 import { Autoencoder } from '../tokenizer/autoencoder.js';
 import { parseAutoencoderConfig } from '../tokenizer/config.js';
-import { parseGrids, type ScaleSchedule } from '../tokenizer/schedule.js';
+import type { ScaleSchedule } from '../tokenizer/schedule.js';
 import { dropPathRates, tokenBits } from '../transformer/config.js';
 import type { BitLoss } from '../transformer/head.js';
 import { InfinityTransformer } from '../transformer/infinity.js';
-import { checkPictureSize, readPart } from './config.js';
+import { readPart } from './config.js';
 import { exportWeights, loadComponent } from './export_checkpoint.js';
 import { AdamW, type StepRates } from './optimizer.js';
 import { type RunOptions, runTraining, type StepEvent, type StepNumbers, type Trainee } from './run.js';
 import { type MeasuredTokens, scaleMetrics } from './scale_metrics.js';
+import { allSchedules, type LatentGeometry, type SizeSchedule, sizeSchedules } from './size_schedules.js';
+import { planStages, type RunStage, type StageSettings, stageAt } from './stages.js';
 import { chooseTextTokenizer, type TextTokenizerChoice } from './text_tokenizer.js';
 import { picturesOf } from './tokenizer_trainer.js';
 import { checkTransformerConfig, networkConfig, type TransformerTrainingConfig } from './transformer_config.js';
@@ -32,7 +34,7 @@ export type { TransformerTrainingConfig } from './transformer_config.js';
 
 interface Parts {
   readonly config: TransformerTrainingConfig;
-  readonly source: DatasetSource;
+  readonly stages: readonly TransformerStage[];
   readonly autoencoder: Autoencoder;
   readonly vae: Component;
   /** Part of the run's state: bits of another tokenizer mean nothing to this transformer. */
@@ -40,14 +42,31 @@ interface Parts {
   readonly transformer: InfinityTransformer;
   readonly textEncoder: T5Encoder;
   readonly text: TextTokenizerChoice;
-  /** Of the tokenizer. */
-  readonly schedule: ScaleSchedule;
   readonly device: Device;
+}
+
+/** A stage with the grids of its sizes. */
+interface TransformerStage extends RunStage {
+  readonly config: TransformerTrainingConfig;
+  readonly schedules: readonly SizeSchedule[];
 }
 
 function digestOf({ index }: Checkpoint): string {
   const files = Object.entries(index.files).filter(([name]) => name.startsWith('vae/'));
   return files.map(([name, { sha256 }]) => `${name} ${sha256}`).join(', ');
+}
+
+async function stageOf(
+  config: TransformerTrainingConfig & { readonly name?: string },
+  latent: LatentGeometry,
+): Promise<StageSettings & Pick<TransformerStage, 'config' | 'schedules'>> {
+  const schedules = sizeSchedules(config.dataset, config.scale_schedules, latent);
+  const source = await findDataset(config.dataset, 'transformer');
+  return { config, source, schedules, ...(config.name === undefined ? {} : { name: config.name }) };
+}
+
+function scheduleOf({ schedules }: TransformerStage, { size }: Batch): ScaleSchedule {
+  return schedules.find((other) => other.size.every((n, i) => n === size[i]))!.schedule;
 }
 
 const TEXT_PREFIX = 'text_encoder.';
@@ -68,14 +87,17 @@ async function readPass({ loss, perToken, correct }: BitLoss): Promise<MeasuredT
 
 /** One training of transformer and text encoder: its networks, its optimizer and its step. */
 export class TransformerTrainer implements Trainee {
-  private readonly update: TransformerUpdate;
+  private readonly updates: ReadonlyMap<RunStage, TransformerUpdate>;
 
   private constructor(
     private readonly parts: Parts,
     readonly optimizer: AdamW,
   ) {
-    const { self_correction: correction, reweight, checkpointing = false } = parts.config;
-    this.update = new TransformerUpdate(parts.transformer, optimizer, { correction, reweight, checkpointing });
+    const updateOf = ({ config }: TransformerStage): TransformerUpdate => {
+      const { self_correction: correction, reweight, checkpointing = false } = config;
+      return new TransformerUpdate(parts.transformer, optimizer, { correction, reweight, checkpointing });
+    };
+    this.updates = new Map(parts.stages.map((stage) => [stage, updateOf(stage)]));
   }
 
   /**
@@ -87,19 +109,20 @@ export class TransformerTrainer implements Trainee {
     json: unknown,
     { device, tokenizer, init }: { device: Device; tokenizer: Checkpoint; init?: Checkpoint | undefined },
   ): Promise<TransformerTrainer> {
-    const config = checkTransformerConfig(json);
+    const { config, stages: given, official } = checkTransformerConfig(json);
     const vae = await tokenizer.component('vae');
     const autoencoderConfig = parseAutoencoderConfig(vae.config);
-    const schedule = parseGrids(String(vae.config.scale_schedule));
-    checkPictureSize(config.dataset, schedule, autoencoderConfig.patch_size);
-    const source = await findDataset(config.dataset, 'transformer');
-    const text = await chooseTextTokenizer(source, { limit: config.vocabulary_limit, init });
+    const patchify = Boolean(config.transformer.apply_spatial_patchify);
+    const latent = { patchSize: autoencoderConfig.patch_size, patchify, grids: vae.config.scale_schedule };
+    const stages: TransformerStage[] = planStages(await Promise.all(given.map((stage) => stageOf(stage, latent))));
+    const text = await chooseTextTokenizer(stages[0]!.source, { limit: config.vocabulary_limit, init });
     const parts = placed({ device }, (): Parts => {
       const transformer = new InfinityTransformer(
         networkConfig(config.transformer, {
           vae_embed_dim: autoencoderConfig.codebook_dim,
           text_channels: config.text_encoder.d_model,
-          scale_schedules: [schedule],
+          // The official sizes are those of a network that lists none; its positions are stretched to the largest of them.
+          ...(official ? {} : { scale_schedules: allSchedules(stages.flatMap(({ schedules }) => schedules)) }),
         }),
       );
       const textEncoder = new T5Encoder(
@@ -110,14 +133,13 @@ export class TransformerTrainer implements Trainee {
       const autoencoder = new Autoencoder(autoencoderConfig);
       return {
         config,
-        source,
+        stages,
         autoencoder,
         vae,
         tokenizerDigest: digestOf(tokenizer),
         transformer,
         textEncoder,
         text,
-        schedule,
         device,
       };
     });
@@ -147,7 +169,11 @@ export class TransformerTrainer implements Trainee {
   }
 
   get source(): DatasetSource {
-    return this.parts.source;
+    return this.parts.stages[0]!.source;
+  }
+
+  get stages(): readonly RunStage[] {
+    return this.parts.stages;
   }
 
   weights(): Iterable<[string, Tensor]> {
@@ -161,18 +187,19 @@ export class TransformerTrainer implements Trainee {
   }
 
   async step(batch: Batch, step: number, rates: StepRates): Promise<StepNumbers> {
-    const { config, schedule, transformer } = this.parts;
-    const trained = schedule.slice(0, config.always_training_scales);
-    const parts = splitBatch(batch, config.accumulate ?? 1);
-    const passes = parts.map((part) => this.pass(part, step, 1 / parts.length));
-    const norm = this.update.update(rates);
+    const stage = stageAt(this.parts.stages, step);
+    const { accumulate = 1, always_training_scales } = stage.config;
+    const trained = scheduleOf(stage, batch).slice(0, always_training_scales);
+    const parts = splitBatch(batch, accumulate);
+    const passes = parts.map((part) => this.pass(stage, part, step, 1 / parts.length));
+    const norm = this.updates.get(stage)!.update(rates);
     try {
       const [gradNorm, ...measured] = await Promise.all([norm.readFloats(), ...passes.map(readPass)]);
       const loss = measured.reduce((sum, pass) => sum + pass.loss, 0) / measured.length;
       const joined = (values: (m: MeasuredTokens) => ArrayLike<number>) =>
         measured.flatMap((m) => Array.from(values(m)));
       const tokens = { perToken: joined((m) => m.perToken), correct: joined((m) => m.correct) };
-      const { all, scales } = scaleMetrics(tokens, trained, tokenBits(transformer.config));
+      const { all, scales } = scaleMetrics(tokens, trained, tokenBits(this.parts.transformer.config));
       const each = scales.map(({ bitAccuracy }, k) => [`scale${k}`, bitAccuracy] as const);
       const metrics = { accuracy: all.bitAccuracy, ...Object.fromEntries(each) };
       return { loss, gradNorm: gradNorm[0]!, metrics };
@@ -182,13 +209,15 @@ export class TransformerTrainer implements Trainee {
   }
 
   /** Loss and gradients of a part of a batch. What is drawn for a sample depends on its number in the run alone. */
-  private pass(batch: Batch, step: number, share: number): BitLoss {
-    const { config, autoencoder, transformer, textEncoder, text, schedule, device } = this.parts;
-    const { seed, text_dropout, always_training_scales } = config;
+  private pass(stage: TransformerStage, batch: Batch, step: number, share: number): BitLoss {
+    const { config, autoencoder, transformer, textEncoder, text, device } = this.parts;
+    const { text_dropout, always_training_scales } = stage.config;
+    const { seed } = config;
+    const update = this.updates.get(stage)!;
     const image_BHWC = picturesOf(batch, device);
     const features_BHWd = autoencoder.encode(image_BHWC);
     const draws = { seed, step, firstSample: batch.first };
-    const micro = this.update.prepare(features_BHWd, schedule, draws, always_training_scales);
+    const micro = update.prepare(features_BHWd, scheduleOf(stage, batch), draws, always_training_scales);
     const maxLength = transformer.config.text_maxlen;
     const prompts = batch.captions.map((caption) => text.tokenizer.encode(caption, { maxLength }).ids);
     const draw = (sample: number, stream: number, element = 0, scale = 0): number =>
@@ -199,7 +228,7 @@ export class TransformerTrainer implements Trainee {
         prompts.map((_, b) => Number(draw(b, RandomStream.dropPath, branch, i) >= rate));
       return { sa: keep(0), ffn: keep(1) };
     });
-    const out = this.update.accumulate(micro, share, () => ({ text: textEncoder.encode(prompts), dropText, dropPath }));
+    const out = update.accumulate(micro, share, () => ({ text: textEncoder.encode(prompts), dropText, dropPath }));
     for (const t of [image_BHWC, features_BHWd, micro.inputs_BLD, micro.labels_BLD]) t?.dispose();
     return out;
   }
@@ -224,7 +253,7 @@ export class TransformerTrainer implements Trainee {
 
   dispose(): void {
     const { autoencoder, transformer, textEncoder } = this.parts;
-    this.update.dispose();
+    for (const update of this.updates.values()) update.dispose();
     this.optimizer.dispose();
     for (const module of [autoencoder, transformer, textEncoder]) module.dispose();
   }
