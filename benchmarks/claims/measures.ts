@@ -206,7 +206,7 @@ function coarse(images: Float32Array, size: number): Float32Array {
 export interface Distances {
   /** Sliced Wasserstein distance between drawn pictures and reconstructions of held-out ones with the same captions. */
   readonly drawn: number;
-  /** The same between two sets of held-out ones: what a perfect model would have. */
+  /** The same between two sets of held-out ones, whose captions differ: a scale for the first. */
   readonly floor: number;
 }
 

@@ -1,4 +1,4 @@
-/** `npm run claims [-- --short] [--only NAME] [--out DIR] [--threads N] [--pages]`: what of the paper holds in small. */
+/** `npm run claims [-- --short] [--only NAME] [--rounds N] [--out DIR] [--threads N] [--pages]`: what of the paper holds in small. */
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { Device } from '../../lib/device.js';
@@ -14,7 +14,7 @@ const NAMES = EXPERIMENTS.map(({ name }) => name);
 
 function usage(problem: string): never {
   console.error(
-    `${problem}\nUsage: npm run claims [-- --short] [--only NAME] [--out DIR] [--threads N] [--pages], where NAME is one of ${NAMES.join(', ')}`,
+    `${problem}\nUsage: npm run claims [-- --short] [--only NAME] [--rounds N] [--out DIR] [--threads N] [--pages], where NAME is one of ${NAMES.join(', ')} and a round measures one seed`,
   );
   process.exit(2);
 }
@@ -23,7 +23,8 @@ function readArguments() {
   try {
     const text = { type: 'string' } as const;
     const flag = { type: 'boolean' } as const;
-    return parseArgs({ options: { short: flag, pages: flag, only: text, out: text, threads: text } }).values;
+    return parseArgs({ options: { short: flag, pages: flag, only: text, rounds: text, out: text, threads: text } })
+      .values;
   } catch (error) {
     return usage((error as Error).message);
   }
@@ -35,15 +36,22 @@ const say = (text: string): void => {
   process.stderr.write(`${text}\n`);
 };
 
-const { short = false, pages = false, only, out, threads: count } = readArguments();
+function positive(option: string, given: string | undefined): number | undefined {
+  if (given === undefined) return undefined;
+  const value = Number(given);
+  return Number.isInteger(value) && value > 0 ? value : usage(`--${option} ${given} is no positive integer.`);
+}
+
+const { short = false, pages = false, only, out, ...numbers } = readArguments();
 if (only !== undefined && !NAMES.includes(only)) usage(`There is no experiment "${only}".`);
-const threads = count === undefined ? undefined : Number(count);
-if (threads !== undefined && !(Number.isInteger(threads) && threads > 0))
-  usage(`--threads ${count} is no positive integer.`);
+const threads = positive('threads', numbers.threads);
+const rounds = positive('rounds', numbers.rounds) ?? Number.POSITIVE_INFINITY;
 
 const directory = out ?? join(packageRoot(), 'out', short ? 'claims-short' : 'claims');
 const plan = planned(EXPERIMENTS, short);
-const chosen = only === undefined ? plan : plan.filter(({ experiment }) => experiment.name === only);
+const chosen = plan.filter(
+  ({ experiment, cell }) => (only === undefined || experiment.name === only) && cell.round < rounds,
+);
 const store = await Store.open(join(directory, 'records.jsonl'));
 /** The pages of a short run mean nothing, so they stay with its records. */
 const published = short ? directory : join(packageRoot(), 'docs');
