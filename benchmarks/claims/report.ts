@@ -98,6 +98,7 @@ export function markdownPage(
     '# The claims of the paper, measured again',
     '    npm run claims',
     INTRODUCTION,
+    `The same as [one HTML page](${plots}/claims.html); the [records](${plots}/records.jsonl) of all cells.`,
     machines,
     missing,
     summary,
