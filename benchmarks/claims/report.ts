@@ -33,7 +33,7 @@ function origin(measured: readonly Measured[]): Origin {
     machines:
       records.length === 0
         ? 'Nothing was measured yet.'
-        : `Measured on ${distinct(records, 'machine')}, ${distinct(records, 'cores')} cores, ${distinct(records, 'isa')}, Node ${distinct(records, 'node')}; revision ${distinct(records, 'revision')}. ${SECONDS}`,
+        : `Measured on ${distinct(records, 'machine')}, ${distinct(records, 'cores')} cores, ${distinct(records, 'isa')}, Node ${distinct(records, 'node')}. ${SECONDS}`,
     missing:
       missing.length === 0
         ? `All ${cells} cells were measured.`
