@@ -48,7 +48,7 @@ export interface Resumed extends Pick<FoundState, 'path' | 'damaged'> {
 }
 
 /** Fields that may change between two parts of a run: they do not touch the weights. */
-const FREE = ['save_every', 'generation', 'divergence', 'samples'];
+const FREE = ['save_every', 'generation', 'divergence', 'samples', 'checkpointing'];
 
 function optimizersOf({ optimizer, otherOptimizers = [] }: Trainee): AdamW[] {
   return [optimizer, ...otherOptimizers];
