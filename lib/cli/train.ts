@@ -6,6 +6,7 @@ import { readConfigFile } from '../training/config.js';
 import { openTraining, type TrainingKind } from '../training/index.js';
 import type { Resumed, StepEvent } from '../training/run.js';
 import { interruptSignal, numberOption, print } from './context.js';
+import { trainingEstimate } from './train_estimate.js';
 import { TrainingOutputs, whereItStands } from './train_outputs.js';
 
 interface Flags {
@@ -15,6 +16,7 @@ interface Flags {
   tokenizer?: string;
   threads?: number;
   logEvery: number;
+  estimate?: boolean;
   tensorboard?: boolean;
   json?: boolean;
 }
@@ -56,12 +58,17 @@ class BadRowsNotice {
 
 async function train(kind: TrainingKind, flags: Flags): Promise<void> {
   const signal = interruptSignal();
-  const training = await openTraining(kind, {
+  const options = {
     config: await readConfigFile(flags.config),
     ...(flags.init === undefined ? {} : { init: flags.init }),
     ...(flags.tokenizer === undefined ? {} : { tokenizer: flags.tokenizer }),
     ...(flags.threads === undefined ? {} : { threads: flags.threads }),
-  });
+  };
+  if (flags.estimate) {
+    const { told, text } = await trainingEstimate(kind, options, signal);
+    return print(flags.json === true, told, text);
+  }
+  const training = await openTraining(kind, options);
   const outputs = new TrainingOutputs(training, { directory: flags.out, signal, tensorboard: flags.tensorboard });
   if (training.summary !== undefined) process.stderr.write(`node-infinity: ${training.summary}\n`);
   try {
@@ -102,6 +109,7 @@ function command(kind: TrainingKind, summary: string): Command {
     .option('--init <directory>', 'start from the weights of this checkpoint')
     .option('--threads <integer>', 'threads of the CPU', numberOption('--threads'))
     .option('--log-every <steps>', 'steps between two lines', stepsOption, 10)
+    .option('--estimate', 'only tell memory, disk and time of the training; a few steps are tried, nothing is kept')
     .option('--tensorboard', 'event files for TensorBoard as well')
     .option('--json', 'JSON lines on stdout')
     .action((flags: Flags) => train(kind, flags));

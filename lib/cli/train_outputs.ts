@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path';
 import { InfinityError } from '../errors.js';
 import { drawTrainingSamples } from '../eval/training_samples.js';
 import { writeOutput } from '../io/output_file.js';
-import type { Training } from '../training/index.js';
+import type { Training } from '../training/open.js';
 import { REPORT_FILE, sampleGridPath, writeReport } from '../training/report/index.js';
 import type { StepEvent } from '../training/run.js';
 import { readRunLog } from '../training/run_log.js';

@@ -4,11 +4,11 @@ import { InfinityError } from '../errors.js';
 import { Image } from '../io/index.js';
 import { pictureGrid } from '../io/picture_grid.js';
 import { InfinityPipeline } from '../pipeline/index.js';
-import type { Training } from '../training/index.js';
+import { sampleCount } from '../training/config.js';
+import type { Training } from '../training/open.js';
 
 /** Pictures of a row. */
 const COLUMNS = 8;
-const COUNT = 8;
 
 /** What is drawn, and with what. */
 export interface SampleOptions {
@@ -62,7 +62,8 @@ export async function drawTrainingSamples(
   { source, config }: Pick<Training, 'source' | 'config'>,
   { checkpoint, step, signal }: SampleOptions,
 ): Promise<Image | undefined> {
-  const { count = COUNT, prompts: given } = config.samples ?? {};
+  const count = sampleCount(config);
+  const given = config.samples?.prompts;
   if (count === 0) return undefined;
   const dataset = openDataset(source);
   const batch = { first: 0, count };

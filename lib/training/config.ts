@@ -45,8 +45,14 @@ export interface SamplesConfig {
   readonly prompts?: readonly string[];
 }
 
-/** Pictures of a sample grid. */
-export const MAX_SAMPLES = 64;
+/** Pictures of a sample grid: at most, and where the config does not say. */
+const MAX_SAMPLES = 64;
+const DEFAULT_SAMPLES = 8;
+
+/** How many pictures a sample grid has. */
+export function sampleCount({ samples }: Pick<RunConfig, 'samples'>): number {
+  return samples?.prompts?.length ?? samples?.count ?? DEFAULT_SAMPLES;
+}
 
 /** @throws InfinityError INVALID_ARGUMENT that names the field */
 export function refuseField(field: string, expected: string, value: unknown): never {

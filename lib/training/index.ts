@@ -1,14 +1,7 @@
 /** `node-infinity/training`: trainers and what they are made of. */
-import type { DatasetSource } from '../data/dataset.js';
-import { Device } from '../device.js';
-import { InfinityError } from '../errors.js';
-import { Checkpoint } from '../io/checkpoint.js';
-import type { RunConfig } from './config.js';
-import type { RunOptions, StepEvent } from './run.js';
-import { TokenizerTrainer } from './tokenizer_trainer.js';
-import { TransformerTrainer } from './transformer_trainer.js';
-
 export { lrFactor, weightDecayAt } from './lr_schedule.js';
+export type { OpenTrainingOptions, Training, TrainingKind } from './open.js';
+export { openTraining } from './open.js';
 export { AdamW } from './optimizer.js';
 export type { RunOptions, StepEvent } from './run.js';
 export type { LogLine, MemoryUse } from './run_log.js';
@@ -17,41 +10,3 @@ export { BitwiseSelfCorrection } from './self_correction.js';
 export { TensorBoardWriter } from './tensorboard.js';
 export { TokenizerTrainer, type TokenizerTrainingConfig } from './tokenizer_trainer.js';
 export { TransformerTrainer, type TransformerTrainingConfig } from './transformer_trainer.js';
-
-export type TrainingKind = 'tokenizer' | 'transformer';
-
-/** What a training starts from. */
-export interface OpenTrainingOptions {
-  /** A parsed config file; see `models/shapes/train`. */
-  readonly config: unknown;
-  /** Checkpoint directory whose weights are the start. */
-  readonly init?: string;
-  /** Checkpoint directory with the trained tokenizer; the transformer needs it. */
-  readonly tokenizer?: string;
-  readonly threads?: number;
-}
-
-/** A training that runs, resumes and exports itself. */
-export interface Training {
-  readonly config: RunConfig;
-  readonly source: DatasetSource;
-  /** What is on and off in this training, one line. */
-  readonly summary?: string;
-  run(options: RunOptions): AsyncGenerator<StepEvent>;
-  /** Writes the averaged weights in bf16 as a checkpoint directory. */
-  export(directory: string): Promise<void>;
-  dispose(): void;
-}
-
-/** @throws InfinityError INVALID_ARGUMENT, MODEL_NOT_FOUND, CHECKPOINT_INVALID, CHECKPOINT_CONFIG_MISMATCH */
-export async function openTraining(kind: TrainingKind, options: OpenTrainingOptions): Promise<Training> {
-  const { config, threads } = options;
-  const device = threads === undefined ? Device.default() : Device.create('cpu', { threads });
-  const init = options.init === undefined ? undefined : await Checkpoint.open(options.init);
-  if (kind === 'tokenizer') return TokenizerTrainer.create(config, { device, init });
-  if (options.tokenizer === undefined)
-    throw new InfinityError('INVALID_ARGUMENT', 'Expected a checkpoint with the trained tokenizer but received none.', {
-      cure: 'Pass --tokenizer DIR: the directory that "train tokenizer" exported.',
-    });
-  return TransformerTrainer.create(config, { device, init, tokenizer: await Checkpoint.open(options.tokenizer) });
-}

@@ -20,7 +20,8 @@ export interface RunState {
   readonly tensors: ReadonlyMap<string, HostTensor>;
 }
 
-const KEPT = 2;
+/** States that a run directory keeps. */
+export const KEPT_STATES = 2;
 const NAME = /^state-(\d+)\.safetensors$/;
 
 /** A saved state on disk. */
@@ -67,7 +68,7 @@ export async function saveRunState(directory: string, state: RunState, good = In
   const texts = { step: String(state.step), config: JSON.stringify(state.config) };
   await writeSafetensors(path, tensors, { ...texts, sha256: digestOf(texts, tensors) });
   const states = (await savedStates(directory)).filter(({ step }) => step <= state.step);
-  const kept = [...states.slice(0, KEPT), lastGoodState(states, good)];
+  const kept = [...states.slice(0, KEPT_STATES), lastGoodState(states, good)];
   for (const old of await savedStates(directory))
     if (!kept.some((saved) => saved?.path === old.path)) await rm(old.path, { force: true });
   return path;

@@ -112,6 +112,40 @@ describe('train', function () {
     assert.deepEqual(only(picture, 4), await readFile(join(directory, 'samples', 'step-00000002.png')));
   });
 
+  it('tells memory, disk and time before the first step, and leaves nothing', async () => {
+    const directory = join(root, 'estimated');
+    const { code, stdout, stderr } = await train('transformer', directory, {}, ['--estimate', '--json']);
+    assert.deepEqual([code, stderr], [0, '']);
+    const told = JSON.parse(stdout);
+    const { size } = await stat(join(tokenizer, 'checkpoint', 'vae', 'model.safetensors'));
+    assert.ok(told.checkpointBytes > size && told.diskBytes > 3 * told.stateBytes);
+    assert.ok(told.samplesPeakBytes > 0 && told.flops > 0 && told.peakBytes > told.stateBytes);
+    const { secondsPerStep, secondsPerBatch, totalSeconds } = told.time;
+    assert.ok(Math.abs(totalSeconds / (6 * Math.max(secondsPerStep, secondsPerBatch)) - 1) < 1e-9);
+    const text = (await train('transformer', directory, { samples: { count: 0 } }, ['--estimate'])).stdout;
+    for (const row of [
+      'weights',
+      'moments of AdamW',
+      'averaged weights',
+      'activations, gradients',
+      'tensor memory, peak',
+      'a saved state',
+      'a step',
+      '6 steps',
+    ])
+      assert.match(text, new RegExp(`^ *${row}.*\\d`, 'm'));
+    assert.ok(!(await readdir(root)).includes('estimated'));
+    const before = process.env.NODE_INFINITY_MEMORY_LIMIT;
+    process.env.NODE_INFINITY_MEMORY_LIMIT = '500000';
+    try {
+      const large = await train('tokenizer', directory, {}, ['--estimate']);
+      assert.match(large.stdout, /needs more memory than the 488 KiB that are allowed/, large.stderr);
+    } finally {
+      if (before === undefined) delete process.env.NODE_INFINITY_MEMORY_LIMIT;
+      else process.env.NODE_INFINITY_MEMORY_LIMIT = before;
+    }
+  });
+
   it('on a disk that fills up it stops with the path, the last state and the cure; nothing is half there, and it goes on later', async () => {
     const [change, options] = [{ iterations: 4 }, ['--tensorboard']];
     const whole = join(root, 'room');
