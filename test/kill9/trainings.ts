@@ -7,6 +7,15 @@ import { finish, type Kill, killRepeatedly, leftBy } from './harness.js';
 
 const KINDS = ['tokenizer', 'transformer'] as const satisfies readonly TrainingKind[];
 
+/** What a tokenizer's training has to bring back besides: a second network with its optimizer, and the turns of the sizes. */
+const TOKENIZER = {
+  discriminator: { base_ch: 4, layers: 1, weight: 0.3, start: 3, lr_multiplier: 2, lecam: 0.05 },
+  resolutions: [
+    { size: 16, batch_size: 1 },
+    { size: 8, batch_size: 2 },
+  ],
+};
+
 /** What came of one training. */
 export interface Outcome {
   readonly kind: TrainingKind;
@@ -28,7 +37,10 @@ export async function killTrainings(
   const outcomes: Outcome[] = [];
   // A life between two kills does up to three steps more than it repeats.
   const change = { iterations: 4 * kills + 2, save_every: 1 };
-  const configs = { tokenizer: { ...tokenizerConfig, ...change }, transformer: { ...transformerConfig, ...change } };
+  const configs = {
+    tokenizer: { ...tokenizerConfig, ...TOKENIZER, ...change },
+    transformer: { ...transformerConfig, ...change },
+  };
   for (const [i, kind] of KINDS.entries()) {
     const config = join(root, `${kind}.json`);
     await writeFile(config, JSON.stringify(configs[kind]));
