@@ -1,10 +1,12 @@
 /** What looks over a run's shoulder: its log, and the checks that end it when it no longer learns. */
 import { InfinityError } from '../errors.js';
 import { type DivergenceConfig, DivergenceWatch } from './divergence.js';
+import type { NotFinite } from './not_finite.js';
 import { type LogLine, type MemoryUse, RunLog } from './run_log.js';
 import { lastGoodState, savedStates } from './run_state.js';
 import type { StepNumbers, Trainee } from './trainee.js';
 
+type Watched = Pick<Trainee, 'device' | 'optimizer' | 'otherOptimizers'>;
 type Measured = StepNumbers & Pick<LogLine, 'step' | 'lr' | 'samplesPerSecond'>;
 
 const CURE = 'Lower optimizer.lr or optimizer.clip in the config and start a run in another directory.';
@@ -13,7 +15,7 @@ const CURE = 'Lower optimizer.lr or optimizer.clip in the config and start a run
 export class RunWatch {
   private constructor(
     private readonly directory: string,
-    private readonly trainee: Pick<Trainee, 'device' | 'optimizer'>,
+    private readonly trainee: Watched,
     private readonly divergence: DivergenceWatch,
     private readonly log: RunLog,
   ) {}
@@ -22,12 +24,7 @@ export class RunWatch {
    * Goes on after `step` with what the log tells of the steps before.
    * @throws InfinityError IO_ERROR, DISK_FULL
    */
-  static async open(
-    directory: string,
-    step: number,
-    trainee: Pick<Trainee, 'device' | 'optimizer'>,
-    config?: DivergenceConfig,
-  ): Promise<RunWatch> {
+  static async open(directory: string, step: number, trainee: Watched, config?: DivergenceConfig): Promise<RunWatch> {
     const divergence = new DivergenceWatch(config);
     const log = await RunLog.open(directory, step, (line) =>
       divergence.add(line.step, line.watched ?? line.loss, line.phase),
@@ -76,10 +73,19 @@ export class RunWatch {
     return this.log.close();
   }
 
+  private async notFiniteGradient(): Promise<NotFinite | undefined> {
+    const { optimizer, otherOptimizers = [] } = this.trainee;
+    for (const each of [optimizer, ...otherOptimizers]) {
+      const found = await each.notFiniteGradient();
+      if (found) return found;
+    }
+    return undefined;
+  }
+
   private async checkFinite({ step, loss, metrics, gradNorm }: Measured): Promise<void> {
     const metric = Object.entries(metrics).find(([, value]) => Number.isNaN(value))?.[0];
     if (Number.isFinite(loss) && Number.isFinite(gradNorm) && metric === undefined) return;
-    const gradient = await this.trainee.optimizer.notFiniteGradient();
+    const gradient = await this.notFiniteGradient();
     const found: string[] = [];
     if (metric !== undefined) found.push(`metric '${metric}' is NaN`);
     if (gradient) {

@@ -7,7 +7,8 @@ import { estimateMemory, measureTime, type TrainingMemory } from '../../lib/trai
 import { openTraining, type TrainingKind } from '../../lib/training/index.js';
 import { runSome, tokenizerConfig, transformerConfig, using } from '../support/tiny_training.js';
 
-describe('estimate of a training', () => {
+describe('estimate of a training', function () {
+  this.timeout(60_000);
   let root: string;
   let tokenizer: string;
   before(async () => {
@@ -25,9 +26,8 @@ describe('estimate of a training', () => {
   });
 
   const cases: [TrainingKind, object][] = [
-    ['tokenizer', {}],
     ['tokenizer', { batch_size: 8 }],
-    ['transformer', {}],
+    ['tokenizer', { discriminator: { base_ch: 4, layers: 2, weight: 0.3, start: 4, lr_multiplier: 2, lecam: 0.05 } }],
     ['transformer', { batch_size: 16 }],
     ['transformer', { batch_size: 16, accumulate: 4 }],
     ['transformer', { batch_size: 16, checkpointing: true }],
@@ -43,6 +43,25 @@ describe('estimate of a training', () => {
       const between = told.weightBytes + told.momentBytes + told.averageBytes + told.otherBytes;
       assert.ok(Math.abs(between / liveBytes - 1) < 0.1, `${between} of ${liveBytes}`);
     });
+
+  it('of stages is that of the largest, whose time is told for its steps alone', async () => {
+    const { iterations: _, ...rest } = transformerConfig;
+    const stages = [
+      { name: 'small', dataset: { size: 16 }, iterations: 3 },
+      { name: 'large', dataset: { size: 32 }, iterations: 30, batch_size: 8 },
+    ];
+    const config = { ...rest, dataset: { kind: 'shapes', seed: 5 }, scale_schedules: ['1 2 4', '1 2 4 8'], stages };
+    const options = { config, tokenizer, threads: 1 };
+    const told = await estimateMemory('transformer', options);
+    const training = await openTraining('transformer', options);
+    const { measuredSteps, totalSeconds, secondsPerStep } = await measureTime(training);
+    const { peakBytes } = training.device.stats();
+    training.dispose();
+    training.device.close();
+    assert.ok(Math.abs(told.peakBytes / peakBytes - 1) < 0.1, `${told.peakBytes} of ${peakBytes}`);
+    assert.equal(told.iterations, 33);
+    assert.ok(measuredSteps >= 6 && totalSeconds >= 33 * secondsPerStep * 0.999);
+  });
 
   it('takes no memory, tells what accumulation and checkpointing save, and the sizes that follow from the weights', async () => {
     const live = Device.default().stats().liveBytes;

@@ -56,7 +56,8 @@ async function scripted(script: (step: number) => Partial<StepNumbers> & { reado
   return { trainee, dispose };
 }
 
-describe('what looks over a run', () => {
+describe('what looks over a run', function () {
+  this.timeout(60_000);
   let root: string;
   before(async () => {
     root = await mkdtemp(join(tmpdir(), 'infinity-watch-'));
