@@ -64,7 +64,8 @@ export function randomise(module: Module): void {
 
 /** Seconds that `work` takes at least. */
 export function floorOf({ flops = 0, bytes = 0 }: Work, { bandwidth, rate }: Ceilings): number {
-  return Math.max(flops / rate, bytes / bandwidth);
+  const least = (amount: number, ceiling: number): number => (amount > 0 ? amount / ceiling : 0);
+  return Math.max(least(flops, rate), least(bytes, bandwidth));
 }
 
 /** The columns that say how near to the floor a time is. */

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { block } from '../../benchmarks/card/block.js';
 import { casesOf, squareSchedule } from '../../benchmarks/card/cases.js';
 import { kernels } from '../../benchmarks/card/kernels.js';
+import { compare } from '../../benchmarks/card/table.js';
 import { train } from '../../benchmarks/card/train.js';
 import type { Row } from '../../benchmarks/harness.js';
 import { templateSchedule } from '../../lib/tokenizer/schedule.js';
@@ -20,6 +21,25 @@ describe('benchmarks of a card', () => {
     }
     const kinds = (short: boolean) => new Set(casesOf(short).kernels.map(({ kind }) => kind));
     assert.deepEqual([...kinds(true)].sort(), [...kinds(false)].sort());
+  });
+
+  it('are told as ratios to the fastest peer of a kind and as fractions of the higher ceiling', () => {
+    const ours: Record<string, string | number>[] = [
+      { name: 'copy of 1 MiB', median_ms: 2, mbyte: 2 },
+      { name: 'x', median_ms: 4, mbyte: 2, launches: 3 },
+      { name: 'x', median_ms: 9, mbyte: 2 },
+    ];
+    const peers: Record<string, string | number>[] = [
+      { name: 'copy of 1 MiB', peer: 'copy', median_ms: 1, mbyte: 2 },
+      { name: 'x', peer: 'eager', median_ms: 10 },
+      { name: 'x', peer: 'compiled:flash', median_ms: 6 },
+      { name: 'x', peer: 'compiled:flex', median_ms: 2 },
+      { name: 'y', peer: 'eager', error: 'out of memory' },
+    ];
+    const [, x, ...more] = compare(ours, peers);
+    assert.deepEqual(more, []);
+    const told = { ms: 4, 'over eager': 2.5, 'over compiled': 0.5, 'of floor': 0.25, 'peak MiB': '', launches: 3 };
+    assert.deepEqual(x, { name: 'x', ...told });
   });
 
   describe(`on ${CUDA}`, function () {
