@@ -149,6 +149,7 @@ peers() {
   timeout 570 "${PYTHON:-python3}" -B benchmarks/peers/run.py "${levels[@]}" "${options[@]}" \
     --out "$kept/$class-peers.jsonl" >"$results/peers.log" 2>&1 ||
     { failed=1; echo 'peers FAILED:'; tail -5 "$results/peers.log"; }
+  [ -s "$results/peers.log" ] || rm -f "$results/peers.log"
   [ "$kept" = "$results" ] || cp "$kept/$class-peers.jsonl" "$results/"
   compare "$class"
   exit $failed
