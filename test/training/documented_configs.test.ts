@@ -9,7 +9,7 @@ describe('the documented tokenizer configurations', () => {
   let blocks: Record<string, unknown>[];
   before(async () => {
     const text = await readFile(join(packageRoot(), 'docs', 'training.md'), 'utf8');
-    blocks = [...text.matchAll(/^```json\n(.*?)^```/gms)].map(([, json]) => JSON.parse(json!));
+    blocks = [...text.matchAll(/^```json\n(\{.*?)^```/gms)].map(([, json]) => JSON.parse(json!));
   });
 
   it('are valid', () => {

@@ -34,7 +34,9 @@ const uniform = (shape: readonly number[], seed: number): Tensor =>
     'f32',
   );
 
-describe('the tokenizer recipe', () => {
+describe('the tokenizer recipe', function () {
+  // Every run starts a thread that compiles the sources first.
+  this.timeout(60_000);
   let root: string;
   /** A folder with one picture that is its own mirror image: every step sees the same. */
   let dataset: object;
