@@ -43,7 +43,7 @@ export async function embeddedShapes(): Promise<{
   const config = parseInfinityConfig({
     ...transformer.transformer,
     vae_embed_dim: tokenizer.autoencoder.codebook_dim,
-    text_channels: transformer.text_encoder.d_model,
+    text_channels: (transformer.text_encoder as { readonly d_model: number }).d_model,
     scale_schedules: [schedule],
   });
   return { config, schedule, batch: transformer.batch_size };

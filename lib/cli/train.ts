@@ -71,6 +71,7 @@ async function train(kind: TrainingKind, flags: Flags): Promise<void> {
   const training = await openTraining(kind, options);
   const outputs = new TrainingOutputs(training, { directory: flags.out, signal, tensorboard: flags.tensorboard });
   if (training.summary !== undefined) process.stderr.write(`node-infinity: ${training.summary}\n`);
+  for (const notice of training.notices ?? []) process.stderr.write(`node-infinity: ${notice}\n`);
   try {
     // With every saved state goes a checkpoint that draws: a run can be looked at, and gone on from, at any time.
     let current = false;
@@ -106,7 +107,7 @@ function command(kind: TrainingKind, summary: string): Command {
       '-o, --out <directory>',
       'states, log, report and the exported checkpoint; a run that stands there is resumed',
     )
-    .option('--init <directory>', 'start from the weights of this checkpoint')
+    .option('--init <path>', 'start from the weights of this checkpoint, or from official ones')
     .option('--threads <integer>', 'threads of the CPU', numberOption('--threads'))
     .option('--log-every <steps>', 'steps between two lines', stepsOption, 10)
     .option('--estimate', 'only tell memory, disk and time of the training; a few steps are tried, nothing is kept')

@@ -42,6 +42,11 @@ export interface LoadOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+export interface ReadOptions extends LoadOptions {
+  /** Tensors that keep the values they have, whatever the weights hold under their names. */
+  readonly keep?: ReadonlySet<string> | undefined;
+}
+
 /** Storage of a frozen network's matrices: `bf16` halves the memory. Arithmetic follows the type of the activations. */
 export type WeightFormat = 'f32' | 'bf16';
 
@@ -188,15 +193,21 @@ export class Module {
   /**
    * Under which name the foreign state holds each of this network's tensors.
    *
+   * @param keep tensors that are left out, on both sides
    * @throws InfinityError CHECKPOINT_CONFIG_MISMATCH listing every tensor that is missing, unknown or of another shape with
    *   the option that decides it, what was expected and what was found (`fields.mismatches`)
    */
-  matchState(state: StateShapes): ReadonlyMap<string, string> {
+  matchState(state: StateShapes, keep?: ReadonlySet<string>): ReadonlyMap<string, string> {
     const { shapes, others } = state;
     const sources = new Map<string, string>();
     const [other, missing]: [Mismatch[], Mismatch[]] = [[], []];
+    const kept = new Set<string>();
     for (const [tensor, { tensor: own }] of this.entries('')) {
       const from = this.sourceName(tensor, shapes);
+      if (keep?.has(tensor)) {
+        kept.add(from);
+        continue;
+      }
       const found = shapes.get(from);
       const firstAxis = this.adaptsRows(tensor) ? 1 : 0;
       const fits = found?.length === own.rank && found.every((n, i) => i < firstAxis || n === own.shape[i]);
@@ -205,7 +216,7 @@ export class Module {
       if (!fits) (there ? other : missing).push(line);
       sources.set(tensor, from);
     }
-    const used = new Set(sources.values());
+    const used = new Set([...sources.values(), ...kept]);
     for (const [tensor, found] of shapes)
       if (!used.has(tensor) && !this.ignores(tensor))
         other.push({ tensor, option: this.optionOf(tensor, false), expected: undefined, found });
@@ -239,8 +250,8 @@ export class Module {
    * exceeds that of the network by more than a few copies of its largest tensor and the uploads between two pauses.
    * @throws InfinityError CHECKPOINT_CONFIG_MISMATCH before anything is changed; the signal's reason
    */
-  async loadFrom(source: WeightSource, { freeze, signal }: LoadOptions = {}): Promise<this> {
-    const sources = this.matchState(source);
+  async loadFrom(source: WeightSource, { freeze, signal, keep }: ReadOptions = {}): Promise<this> {
+    const sources = this.matchState(source, keep);
     let bytes = 0;
     for (const [, { tensor }] of this.entries('')) bytes += tensor.bytes;
     const limit = Math.max(STAGED_BYTES, STAGED_SHARE * bytes);
@@ -249,7 +260,9 @@ export class Module {
       for (const [own, slot] of module.slots) {
         signal?.throwIfAborted();
         const name = prefix + own;
-        this.fill(name, slot, await source.read(sources.get(name)!));
+        const from = sources.get(name);
+        if (from === undefined) continue;
+        this.fill(name, slot, await source.read(from));
         staged += slot.tensor.bytes;
         if (staged < limit) continue;
         await this.device.sync();

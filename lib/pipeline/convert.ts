@@ -10,7 +10,7 @@ import {
   toFloat32,
 } from '../io/tensor_data.js';
 import type { TensorSource } from '../io/tensor_source.js';
-import type { NetworkName } from './find_states.js';
+import type { NetworkName } from '../weights/find_states.js';
 import { openModel } from './load_options.js';
 import { type ModelParts, matchPart, type Part, partsOf } from './model_parts.js';
 import type { PretrainedParts } from './official_parts.js';

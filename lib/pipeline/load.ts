@@ -7,7 +7,7 @@ import type { TextTokenizer } from '../text/tokenizer.js';
 import { Autoencoder } from '../tokenizer/autoencoder.js';
 import type { TokenizerName } from '../tokenizer/bit_file.js';
 import { InfinityTransformer } from '../transformer/infinity.js';
-import type { NetworkName } from './find_states.js';
+import type { NetworkName } from '../weights/find_states.js';
 import type { ModelParts, Part } from './model_parts.js';
 import { checkTogether, type NeededParts, neededParts, sizesOf } from './needed_parts.js';
 import { allResident, OneAtATime, type Residency } from './residency.js';

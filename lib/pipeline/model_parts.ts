@@ -13,7 +13,7 @@ import { Autoencoder } from '../tokenizer/autoencoder.js';
 import { type AutoencoderConfig, parseAutoencoderConfig } from '../tokenizer/config.js';
 import { type InfinityConfig, parseInfinityConfig } from '../transformer/config.js';
 import { InfinityTransformer } from '../transformer/infinity.js';
-import { NETWORKS, type NetworkName } from './find_states.js';
+import { NETWORKS, type NetworkName } from '../weights/find_states.js';
 import { modelName } from './model_name.js';
 import type { ModelName } from './settings.js';
 

@@ -13,7 +13,7 @@ import { inferAutoencoderConfig } from '../tokenizer/infer_config.js';
 import { PIXEL_BUDGETS, pixelSize, templateSchedule } from '../tokenizer/schedule.js';
 import type { InfinityConfig } from '../transformer/config.js';
 import { inferInfinityConfig } from '../transformer/infer_config.js';
-import { bringsTokenizer, type LocatedWeights, locateWeights } from './locate_weights.js';
+import { bringsTokenizer, type LocatedWeights, locateWeights } from '../weights/locate_weights.js';
 import { fingerprint, type ModelParts, type Part } from './model_parts.js';
 import { checkBoolean, invalidOption, refuseUnknown, type SamplingDefaults } from './options.js';
 import { generationConfig, PRESET_NAMES, type PresetName, presetOf } from './presets.js';

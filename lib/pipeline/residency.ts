@@ -4,7 +4,7 @@
  */
 import type { Device } from '../device.js';
 import type { Module } from '../nn/module.js';
-import type { NetworkName } from './find_states.js';
+import type { NetworkName } from '../weights/find_states.js';
 
 /** The right to use a network until it is released. */
 export interface Lease {

@@ -4,6 +4,7 @@ import { InfinityError } from '../errors.js';
 import { Checkpoint } from '../io/checkpoint.js';
 import type { RunConfig } from './config.js';
 import type { RunOptions, StepEvent } from './run.js';
+import { openStart } from './start.js';
 import { TokenizerTrainer } from './tokenizer_trainer.js';
 import type { Trainee } from './trainee.js';
 import { TransformerTrainer } from './transformer_trainer.js';
@@ -14,7 +15,7 @@ export type TrainingKind = 'tokenizer' | 'transformer';
 export interface OpenTrainingOptions {
   /** A parsed config file; see `models/shapes/train`. */
   readonly config: unknown;
-  /** Checkpoint directory whose weights are the start. */
+  /** Checkpoint directory whose weights are the start, or official weights of the network that is trained. */
   readonly init?: string;
   /** Checkpoint directory with the trained tokenizer; the transformer needs it. */
   readonly tokenizer?: string;
@@ -29,6 +30,8 @@ export interface Training extends Trainee {
   readonly config: RunConfig;
   /** What is on and off in this training, one line. */
   readonly summary?: string;
+  /** What of its start it could not use, a line each. */
+  readonly notices?: readonly string[];
   run(options: RunOptions): AsyncGenerator<StepEvent>;
   /** Writes the averaged weights in bf16 as a checkpoint directory. */
   export(directory: string): Promise<void>;
@@ -39,7 +42,8 @@ export interface Training extends Trainee {
 export async function openTraining(kind: TrainingKind, options: OpenTrainingOptions): Promise<Training> {
   const { config, threads } = options;
   const device = options.device ?? (threads === undefined ? Device.default() : Device.create('cpu', { threads }));
-  const init = options.init === undefined ? undefined : await Checkpoint.open(options.init);
+  const network = kind === 'tokenizer' ? 'vae' : 'transformer';
+  const init = options.init === undefined ? undefined : await openStart(options.init, network);
   if (kind === 'tokenizer') return TokenizerTrainer.create(config, { device, init });
   if (options.tokenizer === undefined)
     throw new InfinityError('INVALID_ARGUMENT', 'Expected a checkpoint with the trained tokenizer but received none.', {

@@ -134,6 +134,10 @@ const CONTENTS: Readonly<Record<string, readonly [changed: string, cure: string]
     'The weights of loss.perceptual_weights are not those that the run was started with.',
     'Put the files back, or choose another output directory.',
   ],
+  frozen_text: [
+    'The frozen text encoder is not the one that the run was started with.',
+    'Resume with the same --init, or choose another output directory.',
+  ],
   text_tokenizer: [
     'The text tokenizer is not the one that the run was started with.',
     'Resume with the same --init, or choose another output directory.',

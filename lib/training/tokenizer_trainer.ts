@@ -5,7 +5,7 @@
 import type { Batch } from '../data/batch.js';
 import { type DatasetSource, findDataset } from '../data/dataset.js';
 import type { Device } from '../device.js';
-import { type Checkpoint, writeCheckpoint } from '../io/checkpoint.js';
+import { writeCheckpoint } from '../io/checkpoint.js';
 import { toSignedFloat } from '../io/pixels.js';
 import { placed } from '../nn/module.js';
 import { resizeArea } from '../ops/resize.js';
@@ -16,12 +16,13 @@ import { Autoencoder } from '../tokenizer/autoencoder.js';
 import { droppedScales, MultiScaleQuantizer } from '../tokenizer/quantizer.js';
 import { formatGrids } from '../tokenizer/schedule.js';
 import { Adversary, type AdversaryStep } from './adversary.js';
-import { exportWeights, loadComponent } from './export_checkpoint.js';
+import { exportWeights } from './export_checkpoint.js';
 import { lfqExportFactor, restoreLfq } from './lfq_checkpoint.js';
 import { AdamW, type StepRates } from './optimizer.js';
 import { type LoadedLpips, loadLpips } from './perceptual_weights.js';
 import { largestOf, type Resolution, resolutionAt } from './resolutions.js';
 import { type RunOptions, runTraining, type StepEvent, type StepNumbers, type Trainee } from './run.js';
+import { loadStart, type Start } from './start.js';
 import { type CheckedTokenizerConfig, checkTokenizerConfig, type TokenizerTrainingConfig } from './tokenizer_config.js';
 import { type TokenizerLossWeights, type TokenizerTerms, tokenizerLosses } from './tokenizer_losses.js';
 
@@ -109,7 +110,7 @@ export class TokenizerTrainer implements Trainee {
    */
   static async create(
     json: unknown,
-    { device, init }: { device: Device; init?: Checkpoint | undefined },
+    { device, init }: { device: Device; init?: Start | undefined },
   ): Promise<TokenizerTrainer> {
     const checked = checkTokenizerConfig(json);
     const { config, autoencoderConfig } = checked;
@@ -125,7 +126,7 @@ export class TokenizerTrainer implements Trainee {
       const perceptual = loss.perceptual_weights && (await loadLpips(loss.perceptual_weights, device));
       if (perceptual) keep(perceptual.network);
       const autoencoder = keep(placed({ device }, () => new Autoencoder(autoencoderConfig)));
-      if (init) await loadComponent(autoencoder, init, 'vae');
+      if (init) await loadStart(autoencoder, init, 'vae');
       else autoencoder.initialize(seed);
       if (init && config.quantizer === 'lfq') await restoreLfq(autoencoder);
       const weights = autoencoder.namedParameters();

@@ -24,8 +24,8 @@ import { withBudgetSizes } from './size_schedules.js';
 /** What a config file of `train transformer` holds. */
 export interface TransformerTrainingConfig extends RunConfig {
   readonly transformer: Partial<InfinityConfig>;
-  /** `vocab_size` follows from the text tokenizer. */
-  readonly text_encoder: Omit<T5Config, 'vocab_size'>;
+  /** `vocab_size` follows from the text tokenizer. 'frozen' is that of the start, which stays as it is. */
+  readonly text_encoder: Omit<T5Config, 'vocab_size'> | 'frozen';
   /** Most words of the captions that are tokens of their own; 8192 by default. */
   readonly vocabulary_limit?: number;
   readonly self_correction: SelfCorrectionConfig;
@@ -69,7 +69,7 @@ const isFlag = (v: unknown): boolean => typeof v === 'boolean';
 
 const RULES: readonly Rule[] = [
   object('transformer'),
-  object('text_encoder'),
+  ['text_encoder', "an object, or 'frozen',", (v) => v === 'frozen' || isObject(v)],
   optional(integer('vocabulary_limit', 1)),
   integer('self_correction.layers', 0),
   ['self_correction.strength', 'a share from 0 to 1 or a list of them', isStrength],

@@ -4,81 +4,33 @@
  */
 
 import { type Batch, splitBatch } from '../data/batch.js';
-import { type DatasetSource, findDataset } from '../data/dataset.js';
+import type { DatasetSource } from '../data/dataset.js';
 import type { Device } from '../device.js';
-import { type Checkpoint, type Component, writeCheckpoint } from '../io/checkpoint.js';
-import { placed } from '../nn/module.js';
+import { type Checkpoint, writeCheckpoint } from '../io/checkpoint.js';
 import { RandomStream, uniformDraw } from '../philox.js';
 import type { Tensor } from '../tensor.js';
-import { T5Encoder } from '../text/t5.js';
-import { parseT5Config } from '../text/t5_config.js';
-import { Autoencoder } from '../tokenizer/autoencoder.js';
-import { parseAutoencoderConfig } from '../tokenizer/config.js';
-import type { ScaleSchedule } from '../tokenizer/schedule.js';
 import { dropPathRates, tokenBits } from '../transformer/config.js';
 import type { BitLoss } from '../transformer/head.js';
-import { InfinityTransformer } from '../transformer/infinity.js';
-import { readPart } from './config.js';
-import { exportWeights, loadComponent } from './export_checkpoint.js';
+import { exportWeights } from './export_checkpoint.js';
 import { AdamW, type StepRates } from './optimizer.js';
 import { type RunOptions, runTraining, type StepEvent, type StepNumbers, type Trainee } from './run.js';
 import { type MeasuredTokens, scaleMetrics } from './scale_metrics.js';
-import { allSchedules, type LatentGeometry, type SizeSchedule, sizeSchedules } from './size_schedules.js';
-import { planStages, type RunStage, type StageSettings, stageAt } from './stages.js';
-import { chooseTextTokenizer, type TextTokenizerChoice } from './text_tokenizer.js';
+import { type RunStage, stageAt } from './stages.js';
+import { openComponent, type Start } from './start.js';
 import { picturesOf } from './tokenizer_trainer.js';
-import { checkTransformerConfig, networkConfig, type TransformerTrainingConfig } from './transformer_config.js';
+import type { TransformerTrainingConfig } from './transformer_config.js';
+import {
+  buildParts,
+  digestOf,
+  type Parts,
+  scheduleOf,
+  TEXT_PREFIX,
+  type TransformerStage,
+  trained,
+} from './transformer_parts.js';
 import { TransformerUpdate } from './transformer_update.js';
 
 export type { TransformerTrainingConfig } from './transformer_config.js';
-
-interface Parts {
-  readonly config: TransformerTrainingConfig;
-  readonly stages: readonly TransformerStage[];
-  readonly autoencoder: Autoencoder;
-  readonly vae: Component;
-  /** Part of the run's state: bits of another tokenizer mean nothing to this transformer. */
-  readonly tokenizerDigest: string;
-  readonly transformer: InfinityTransformer;
-  readonly textEncoder: T5Encoder;
-  readonly text: TextTokenizerChoice;
-  readonly device: Device;
-}
-
-/** A stage with the grids of its sizes. */
-interface TransformerStage extends RunStage {
-  readonly config: TransformerTrainingConfig;
-  readonly schedules: readonly SizeSchedule[];
-}
-
-function digestOf({ index }: Checkpoint): string {
-  const files = Object.entries(index.files).filter(([name]) => name.startsWith('vae/'));
-  return files.map(([name, { sha256 }]) => `${name} ${sha256}`).join(', ');
-}
-
-async function stageOf(
-  config: TransformerTrainingConfig & { readonly name?: string },
-  latent: LatentGeometry,
-): Promise<StageSettings & Pick<TransformerStage, 'config' | 'schedules'>> {
-  const schedules = sizeSchedules(config.dataset, config.scale_schedules, latent);
-  const source = await findDataset(config.dataset, 'transformer');
-  return { config, source, schedules, ...(config.name === undefined ? {} : { name: config.name }) };
-}
-
-function scheduleOf({ schedules }: TransformerStage, { size }: Batch): ScaleSchedule {
-  return schedules.find((other) => other.size.every((n, i) => n === size[i]))!.schedule;
-}
-
-const TEXT_PREFIX = 'text_encoder.';
-
-/** Parameters of the transformer under their own names, those of the text encoder below `text_encoder.`. */
-function* trained({
-  transformer,
-  textEncoder,
-}: Pick<Parts, 'transformer' | 'textEncoder'>): Generator<[string, Tensor]> {
-  yield* transformer.namedParameters();
-  yield* textEncoder.namedParameters(TEXT_PREFIX);
-}
 
 async function readPass({ loss, perToken, correct }: BitLoss): Promise<MeasuredTokens & { readonly loss: number }> {
   const [[value], tokens, hits] = await Promise.all([loss, perToken, correct].map((t) => t.readFloats()));
@@ -102,56 +54,15 @@ export class TransformerTrainer implements Trainee {
 
   /**
    * @param tokenizer checkpoint with the trained visual tokenizer, which stays as it is and is exported along
-   * @param init checkpoint whose transformer, text encoder and text tokenizer are the start
+   * @param init checkpoint whose transformer, text encoder and text tokenizer are the start; or weights of a transformer
    * @throws InfinityError INVALID_ARGUMENT, IO_ERROR, CHECKPOINT_INVALID, CHECKPOINT_CONFIG_MISMATCH
    */
   static async create(
     json: unknown,
-    { device, tokenizer, init }: { device: Device; tokenizer: Checkpoint; init?: Checkpoint | undefined },
+    { device, tokenizer, init }: { device: Device; tokenizer: Checkpoint; init?: Start | undefined },
   ): Promise<TransformerTrainer> {
-    const { config, stages: given, official } = checkTransformerConfig(json);
-    const vae = await tokenizer.component('vae');
-    const autoencoderConfig = parseAutoencoderConfig(vae.config);
-    const patchify = Boolean(config.transformer.apply_spatial_patchify);
-    const latent = { patchSize: autoencoderConfig.patch_size, patchify, grids: vae.config.scale_schedule };
-    const stages: TransformerStage[] = planStages(await Promise.all(given.map((stage) => stageOf(stage, latent))));
-    const text = await chooseTextTokenizer(stages[0]!.source, { limit: config.vocabulary_limit, init });
-    const parts = placed({ device }, (): Parts => {
-      const transformer = new InfinityTransformer(
-        networkConfig(config.transformer, {
-          vae_embed_dim: autoencoderConfig.codebook_dim,
-          text_channels: config.text_encoder.d_model,
-          // The official sizes are those of a network that lists none; its positions are stretched to the largest of them.
-          ...(official ? {} : { scale_schedules: allSchedules(stages.flatMap(({ schedules }) => schedules)) }),
-        }),
-      );
-      const textEncoder = new T5Encoder(
-        readPart('text_encoder', () =>
-          parseT5Config({ ...config.text_encoder, vocab_size: text.tokenizer.vocabularySize }),
-        ),
-      );
-      const autoencoder = new Autoencoder(autoencoderConfig);
-      return {
-        config,
-        stages,
-        autoencoder,
-        vae,
-        tokenizerDigest: digestOf(tokenizer),
-        transformer,
-        textEncoder,
-        text,
-        device,
-      };
-    });
-    await loadComponent(parts.autoencoder, tokenizer, 'vae');
-    parts.autoencoder.freeze('f32');
-    if (init) {
-      await loadComponent(parts.transformer, init, 'transformer');
-      await loadComponent(parts.textEncoder, init, 'text_encoder');
-    } else {
-      parts.transformer.initialize(config.seed);
-      parts.textEncoder.initialize(config.seed);
-    }
+    const parts = await buildParts(json, { device, tokenizer, init });
+    const { config } = parts;
     const optimizer = await AdamW.create(trained(parts), {
       betas: config.optimizer.betas,
       clip: config.optimizer.clip,
@@ -172,6 +83,10 @@ export class TransformerTrainer implements Trainee {
     return this.parts.stages[0]!.source;
   }
 
+  get notices(): readonly string[] {
+    return this.parts.notices;
+  }
+
   get stages(): readonly RunStage[] {
     return this.parts.stages;
   }
@@ -181,8 +96,13 @@ export class TransformerTrainer implements Trainee {
   }
 
   run(options: RunOptions): AsyncGenerator<StepEvent> {
-    const { config, tokenizerDigest: tokenizer, text } = this.parts;
-    const state = { ...config, tokenizer, ...(text.digest === undefined ? {} : { text_tokenizer: text.digest }) };
+    const { config, tokenizerDigest: tokenizer, text, frozenText } = this.parts;
+    const state = {
+      ...config,
+      tokenizer,
+      ...(text.digest === undefined ? {} : { text_tokenizer: text.digest }),
+      ...(frozenText ? { frozen_text: digestOf(frozenText, 'text_encoder') } : {}),
+    };
     return runTraining(this, state, options);
   }
 
@@ -235,20 +155,25 @@ export class TransformerTrainer implements Trainee {
 
   /** Writes the whole model: averaged weights, the tokenizer it was trained on, the text tokenizer, generation defaults. */
   async export(directory: string): Promise<void> {
-    const { config, vae, transformer, textEncoder, text } = this.parts;
+    const { config, vae, transformer, textEncoder, text, frozenText } = this.parts;
     const averages = this.optimizer.averages();
-    await writeCheckpoint(directory, {
-      components: {
-        vae,
-        transformer: { config: { ...transformer.config }, tensors: await exportWeights(transformer, averages) },
-        text_encoder: {
-          config: { ...textEncoder.config },
-          tensors: await exportWeights(textEncoder, averages, TEXT_PREFIX),
+    const frozen = frozenText && (await openComponent(frozenText, 'text_encoder'));
+    try {
+      await writeCheckpoint(directory, {
+        components: {
+          vae,
+          transformer: { config: { ...transformer.config }, tensors: await exportWeights(transformer, averages) },
+          text_encoder: frozen?.component ?? {
+            config: { ...textEncoder.config },
+            tensors: await exportWeights(textEncoder, averages, TEXT_PREFIX),
+          },
         },
-      },
-      tokenizer: text.tokenizer.json,
-      generationConfig: config.generation,
-    });
+        tokenizer: text.tokenizer.json,
+        generationConfig: config.generation,
+      });
+    } finally {
+      await frozen?.close();
+    }
   }
 
   dispose(): void {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { dirname } from 'node:path';
 import { describeWeights } from '../../lib/pipeline/describe_checkpoint.js';
-import { chooseState, findStates } from '../../lib/pipeline/find_states.js';
+import { chooseState, findStates } from '../../lib/weights/find_states.js';
 import { officialParts } from '../../lib/pipeline/official_parts.js';
 import { generationConfig, PRESETS, presetOf } from '../../lib/pipeline/presets.js';
 import { officialInfinityConfig } from '../../lib/transformer/config.js';

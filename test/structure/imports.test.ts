@@ -15,6 +15,7 @@ const LIB_FLOORS: readonly (readonly string[])[] = [
   ['nn'],
   ['text', 'tokenizer'],
   ['transformer'],
+  ['weights'],
   ['pipeline', 'training'],
   ['eval', 'training.ts'],
   ['index.ts', 'cli'],

@@ -6,7 +6,7 @@ import { fromFloat32, toFloat32 } from '../../../lib/io/tensor_data.js';
 import type { TensorSource } from '../../../lib/io/tensor_source.js';
 import { weightFile } from '../../../lib/io/weight_path.js';
 import { floatWeights } from '../../../lib/io/weights.js';
-import { findStates } from '../../../lib/pipeline/find_states.js';
+import { findStates } from '../../../lib/weights/find_states.js';
 import { parseInfinityConfig } from '../../../lib/transformer/config.js';
 import { InfinityTransformer } from '../../../lib/transformer/infinity.js';
 import { download, type HostArray, sliced, upload } from '../array.js';

@@ -7,7 +7,7 @@ import { openTensors } from '../../../lib/io/open_tensors.js';
 import { readSafetensors } from '../../../lib/io/safetensors.js';
 import { readAll } from '../../../lib/io/tensor_source.js';
 import { floatWeights } from '../../../lib/io/weights.js';
-import { chooseState, findStates } from '../../../lib/pipeline/find_states.js';
+import { chooseState, findStates } from '../../../lib/weights/find_states.js';
 import { Autoencoder } from '../../../lib/tokenizer/autoencoder.js';
 import { parseAutoencoderConfig } from '../../../lib/tokenizer/config.js';
 import { fromStored, type HostArray } from '../array.js';
