@@ -3,6 +3,7 @@ export { lrFactor, weightDecayAt } from './lr_schedule.js';
 export type { OpenTrainingOptions, Training, TrainingKind } from './open.js';
 export { openTraining } from './open.js';
 export { AdamW } from './optimizer.js';
+export { writeReport } from './report/index.js';
 export type { RunOptions, StepEvent } from './run.js';
 export type { LogLine, MemoryUse } from './run_log.js';
 export { readRunLog } from './run_log.js';

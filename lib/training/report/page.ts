@@ -86,7 +86,9 @@ function sampleGrid({ step, columns, prompts, width, height, png }: SampleGrid):
   const image = `<img src="data:image/png;base64,${png.toString('base64')}" width="${width}" height="${height}" alt="${escapeHtml(`Samples of step ${step}: ${described}`)}">`;
   const items = prompts?.map((prompt) => `<li>${escapeHtml(prompt)}</li>`).join('') ?? '';
   const list = items && `<ul class="prompts" style="grid-template-columns:repeat(${columns},1fr)">${items}</ul>`;
-  return `<figure><figcaption>Step ${step}</figcaption>${image}${list}</figure>`;
+  // Small pictures grow, but not beyond what shows their pixels.
+  const grid = `<div style="max-width:${columns * 11}rem">${image}${list}</div>`;
+  return `<figure><figcaption>Step ${step}</figcaption>${grid}</figure>`;
 }
 
 /**
