@@ -15,6 +15,7 @@ interface Flags {
   init?: string;
   tokenizer?: string;
   threads?: number;
+  cache?: string;
   logEvery: number;
   estimate?: boolean;
   tensorboard?: boolean;
@@ -56,6 +57,21 @@ class BadRowsNotice {
   }
 }
 
+/** Tells on stderr, once each, that entries of the cache were damaged and that none is written any more. */
+class CacheNotice {
+  private damaged = 0;
+  private failure: string | undefined;
+
+  tell({ cache }: StepEvent): void {
+    if (cache && cache.damaged > this.damaged)
+      process.stderr.write(`node-infinity: damaged entries of the cache so far: ${cache.damaged}; computed again\n`);
+    if (cache?.failure !== undefined && this.failure === undefined)
+      process.stderr.write(`node-infinity: nothing more is kept in the cache: ${cache.failure}\n`);
+    this.damaged = cache?.damaged ?? 0;
+    this.failure = cache?.failure;
+  }
+}
+
 async function train(kind: TrainingKind, flags: Flags): Promise<void> {
   const signal = interruptSignal();
   const options = {
@@ -63,6 +79,7 @@ async function train(kind: TrainingKind, flags: Flags): Promise<void> {
     ...(flags.init === undefined ? {} : { init: flags.init }),
     ...(flags.tokenizer === undefined ? {} : { tokenizer: flags.tokenizer }),
     ...(flags.threads === undefined ? {} : { threads: flags.threads }),
+    ...(flags.cache === undefined ? {} : { cache: flags.cache }),
   };
   if (flags.estimate) {
     const { told, text } = await trainingEstimate(kind, options, signal);
@@ -76,6 +93,7 @@ async function train(kind: TrainingKind, flags: Flags): Promise<void> {
     // With every saved state goes a checkpoint that draws: a run can be looked at, and gone on from, at any time.
     let current = false;
     const notice = new BadRowsNotice();
+    const cacheNotice = new CacheNotice();
     try {
       for await (const event of training.run({ directory: flags.out, signal, onResume: tellResume })) {
         await outputs.step(event);
@@ -83,6 +101,7 @@ async function train(kind: TrainingKind, flags: Flags): Promise<void> {
         if (current) await outputs.saved(event.step);
         const shown = event.step % flags.logEvery === 0 || event.saved !== undefined;
         notice.tell(event, shown);
+        cacheNotice.tell(event);
         if (shown) print(flags.json === true, event, () => line(event));
       }
     } catch (error) {
@@ -108,6 +127,7 @@ function command(kind: TrainingKind, summary: string): Command {
       'states, log, report and the exported checkpoint; a run that stands there is resumed',
     )
     .option('--init <path>', 'start from the weights of this checkpoint, or from official ones')
+    .option('--cache <directory>', 'keep here what is computed of pictures and captions, and use it again')
     .option('--threads <integer>', 'threads of the CPU', numberOption('--threads'))
     .option('--log-every <steps>', 'steps between two lines', stepsOption, 10)
     .option('--estimate', 'only tell memory, disk and time of the training; a few steps are tried, nothing is kept')

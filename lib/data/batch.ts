@@ -1,4 +1,5 @@
 /** Samples of a dataset put together, the same in whichever thread. */
+import type { Lookup } from '../io/blob_cache.js';
 import type { BadRow } from './bad_rows.js';
 import type { BatchRequest, Dataset } from './sample.js';
 
@@ -10,9 +11,11 @@ export interface Batch {
   readonly first: number;
   /** Of every sample. */
   readonly size: readonly [height: number, width: number];
-  /** RGB bytes, [count, height, width, 3]. */
+  /** RGB bytes, [count, height, width, 3]; zeros where `features` holds what is computed from them. */
   readonly pixels: Uint8Array;
   readonly captions: readonly string[];
+  /** Of every sample, its entry of the cache; absent without one. */
+  readonly features?: readonly Lookup[];
   /** Rows passed over on the way because their pictures cannot be decoded. */
   readonly bad: readonly BadRow[];
 }
@@ -28,19 +31,21 @@ export async function drawBatch(dataset: Dataset, request: BatchRequest, signal?
   const stride = size[0] * size[1] * 3;
   const pixels = new Uint8Array(count * stride);
   const captions: string[] = [];
+  const features: Lookup[] = [];
   const bad: BadRow[] = [];
   for (let i = 0; i < count; i++) {
     signal?.throwIfAborted();
     const sample = await dataset.sample(first + i, request);
-    pixels.set(sample.pixels, i * stride);
+    if (sample.pixels) pixels.set(sample.pixels, i * stride);
+    if (sample.features) features.push(sample.features);
     captions.push(sample.caption);
     for (const row of sample.bad) bad.push(row);
   }
-  return { first, size, pixels, captions, bad };
+  return { first, size, pixels, captions, ...(features.length > 0 ? { features } : {}), bad };
 }
 
 /** Equal parts of a batch, in order; their pixels are views. `parts` divides the number of samples. */
-export function splitBatch({ first, size, pixels, captions, bad }: Batch, parts: number): Batch[] {
+export function splitBatch({ first, size, pixels, captions, features, bad }: Batch, parts: number): Batch[] {
   const count = captions.length / parts;
   const bytes = pixels.length / parts;
   return Array.from({ length: parts }, (_, i) => ({
@@ -48,6 +53,7 @@ export function splitBatch({ first, size, pixels, captions, bad }: Batch, parts:
     size,
     pixels: pixels.subarray(i * bytes, (i + 1) * bytes),
     captions: captions.slice(i * count, (i + 1) * count),
+    ...(features ? { features: features.slice(i * count, (i + 1) * count) } : {}),
     bad: i === 0 ? bad : [],
   }));
 }

@@ -1,5 +1,7 @@
 /** A dataset is a pure function of (seed, index): the data cursor of a run is one integer. */
 import { loadImageCodec } from '../io/image.js';
+import type { FeatureStore } from './feature_store.js';
+import { FileDigests } from './file_digests.js';
 import { type Listing, listPictures } from './listing.js';
 import { PictureDataset } from './picture_dataset.js';
 import type { Dataset, Purpose } from './sample.js';
@@ -12,18 +14,25 @@ export interface DatasetSource {
   readonly purpose: Purpose;
   /** Absent in the procedural set, which needs no files. */
   readonly listing?: Listing;
+  /** What is computed from its pictures and kept; the procedural set is drawn faster than read. */
+  readonly features?: FeatureStore;
 }
 
 /**
  * Looks at the files of a dataset.
+ * @param digests of files, where some are known
  * @throws InfinityError INVALID_ARGUMENT naming the field, IO_ERROR when its path cannot be read
  */
-export async function findDataset(json: DatasetSpec, purpose: Purpose): Promise<DatasetSource> {
+export async function findDataset(
+  json: DatasetSpec,
+  purpose: Purpose,
+  digests = new FileDigests(),
+): Promise<DatasetSource> {
   const spec = checkDatasetSpec({ ...json });
   if (spec.kind === 'shapes') return { spec, purpose };
   // A library that a worker thread opened first would be closed with that thread.
   await loadImageCodec();
-  return { spec, purpose, listing: await listPictures(spec, purpose === 'transformer') };
+  return { spec, purpose, listing: await listPictures(spec, purpose === 'transformer', digests) };
 }
 
 function shapesDataset({ seed, size }: ShapesSpec): Dataset {
@@ -37,6 +46,6 @@ function shapesDataset({ seed, size }: ShapesSpec): Dataset {
 }
 
 /** The samples of a dataset that was found. */
-export function openDataset({ spec, purpose, listing }: DatasetSource): Dataset {
-  return spec.kind === 'shapes' ? shapesDataset(spec) : new PictureDataset(spec, purpose, listing!);
+export function openDataset({ spec, purpose, listing, features }: DatasetSource): Dataset {
+  return spec.kind === 'shapes' ? shapesDataset(spec) : new PictureDataset(spec, purpose, listing!, features);
 }

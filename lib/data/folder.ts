@@ -2,7 +2,8 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { join, parse, relative, sep } from 'node:path';
 import { isImagePath } from '../io/image.js';
-import { fileSize, mapFiles, type Row, unreadable } from './rows.js';
+import type { SetDigests } from './file_digests.js';
+import { fileDigest, mapFiles, type Row, unreadable } from './rows.js';
 
 /** Names of all pictures in `folder` and below, with / between folders, in the order of their code units. */
 async function pictureNames(folder: string): Promise<string[]> {
@@ -37,10 +38,10 @@ async function captionOf(picture: string): Promise<Pick<Row, 'captions' | 'probl
  * @param captions whether each needs one; otherwise no caption is read
  * @throws InfinityError IO_ERROR when the folder cannot be read
  */
-export async function listFolder(folder: string, captions: boolean): Promise<Row[]> {
+export async function listFolder(folder: string, captions: boolean, digests: SetDigests): Promise<Row[]> {
   return mapFiles(await pictureNames(folder), async (name) => {
     const path = join(folder, name);
-    const size = await fileSize(path);
-    return { name, image: name, ...(captions ? await captionOf(path) : {}), ...size };
+    const digest = await fileDigest(path, digests);
+    return { name, image: name, ...(captions ? await captionOf(path) : {}), ...digest };
   });
 }

@@ -4,7 +4,8 @@ import { readdir, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { hasCaption } from './captions.js';
-import { type Captions, fileSize, mapFiles, type Row, unreadable } from './rows.js';
+import type { SetDigests } from './file_digests.js';
+import { type Captions, fileDigest, mapFiles, type Row, unreadable } from './rows.js';
 
 /** The .jsonl files that `path` stands for, in order, and the folder that relative picture paths start from. */
 export async function jsonlFiles(path: string): Promise<{ root: string; files: readonly string[] }> {
@@ -65,10 +66,15 @@ async function linesOf(file: string, captions: boolean): Promise<Row[]> {
  * @param captions whether each row needs one
  * @throws InfinityError IO_ERROR when a file cannot be read
  */
-export async function listJsonl(files: readonly string[], root: string, captions: boolean): Promise<Row[]> {
+export async function listJsonl(
+  files: readonly string[],
+  root: string,
+  captions: boolean,
+  digests: SetDigests,
+): Promise<Row[]> {
   const rows: Row[] = [];
   for (const file of files) for (const row of await linesOf(file, captions)) rows.push(row);
   return mapFiles(rows, async (row) =>
-    row.image === '' ? row : { ...row, ...(await fileSize(resolve(root, row.image))) },
+    row.image === '' ? row : { ...row, ...(await fileDigest(resolve(root, row.image), digests)) },
   );
 }

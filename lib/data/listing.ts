@@ -5,6 +5,7 @@ import { invalidArgument } from '../errors.js';
 import { IMAGE_FORMATS } from '../io/image.js';
 import { allBad, type BadRow } from './bad_rows.js';
 import { withBuckets } from './buckets.js';
+import type { FileDigests } from './file_digests.js';
 import { listFolder } from './folder.js';
 import { jsonlFiles, listJsonl } from './jsonl.js';
 import type { Row } from './rows.js';
@@ -15,14 +16,14 @@ export interface Listing {
   /** Where relative picture paths start. */
   readonly root: string;
   readonly rows: readonly Row[];
-  /** Of names, sizes and captions of all rows, wherever the set lies: equal digests give equal samples. */
+  /** Of names, contents and captions of all rows, wherever the set lies: equal digests give equal samples. */
   readonly digest: string;
 }
 
 function digestOf(rows: readonly Row[]): string {
   const hash = createHash('sha256');
-  for (const { name, image, bytes, captions, bucket } of rows) {
-    const said = [name, image, bytes, captions?.long, captions?.short, captions?.whole];
+  for (const { name, image, sha256, captions, bucket } of rows) {
+    const said = [name, image, sha256, captions?.long, captions?.short, captions?.whole];
     hash.update(`${JSON.stringify(bucket === undefined ? said : [...said, bucket])}\n`);
   }
   return hash.digest('hex');
@@ -36,12 +37,16 @@ export function listedAsBad({ rows }: Listing): BadRow[] {
 /**
  * Lists a set.
  * @param captions whether its rows need one
+ * @param found digests of files that are known already
  * @throws InfinityError IO_ERROR when the path cannot be read, INVALID_ARGUMENT when nothing there can be drawn
  */
-export async function listPictures(spec: PicturesSpec, captions: boolean): Promise<Listing> {
+export async function listPictures(spec: PicturesSpec, captions: boolean, found: FileDigests): Promise<Listing> {
   const path = resolve(spec.path);
   const { root, files } = spec.kind === 'jsonl' ? await jsonlFiles(path) : { root: path, files: [] };
-  const listed = spec.kind === 'jsonl' ? await listJsonl(files, root, captions) : await listFolder(path, captions);
+  const digests = await found.of(path);
+  const listed =
+    spec.kind === 'jsonl' ? await listJsonl(files, root, captions, digests) : await listFolder(path, captions, digests);
+  await digests.save();
   if (listed.length === 0) {
     const expected =
       spec.kind === 'jsonl' ? 'a .jsonl file with lines' : `a folder with ${IMAGE_FORMATS.join(', ')} files`;

@@ -20,7 +20,11 @@ let last: Promise<void> = Promise.resolve();
 async function answer(request: BatchRequest): Promise<void> {
   try {
     const batch = await drawBatch(dataset, request, closing.signal);
-    port.postMessage({ batch } satisfies LoaderAnswer, [batch.pixels.buffer as ArrayBuffer]);
+    const blocks = [batch.pixels, ...(batch.features ?? []).flatMap(({ bytes }) => (bytes ? [bytes] : []))];
+    port.postMessage(
+      { batch } satisfies LoaderAnswer,
+      blocks.map(({ buffer }) => buffer as ArrayBuffer),
+    );
   } catch (error) {
     if (closing.signal.aborted) return;
     if (!(error instanceof InfinityError)) throw error;

@@ -1,12 +1,14 @@
 /** Samples out of picture files. */
+import { createHash } from 'node:crypto';
 import { resolve } from 'node:path';
 import { InfinityError } from '../errors.js';
-import { loadImage } from '../io/image.js';
+import { loadImage, readImageFile } from '../io/image.js';
 import type { Pixels } from '../io/pixels.js';
 import { mirror, resizeCenterCrop, resizeCrop } from '../io/resize.js';
 import { allBad, type BadRow } from './bad_rows.js';
 import { BucketPlan } from './buckets.js';
 import { chooseCaption } from './captions.js';
+import { type FeatureStore, openFeatures, type StoredFeatures } from './feature_store.js';
 import type { Listing } from './listing.js';
 import type { BatchRequest, Dataset, Purpose, TrainingSample } from './sample.js';
 import { CounterRandom } from './shapes/random.js';
@@ -32,13 +34,16 @@ export class PictureDataset implements Dataset {
   private readonly plan: BucketPlan | undefined;
   /** Rows that were found bad, so that none is decoded again in vain. */
   private readonly problems = new Map<number, string>();
+  private readonly features: StoredFeatures | undefined;
   private order: { readonly key: string; readonly rows: readonly number[] } | undefined;
 
   constructor(
     private readonly spec: PicturesSpec,
     private readonly purpose: Purpose,
     private readonly listing: Listing,
+    features?: FeatureStore,
   ) {
+    this.features = features && openFeatures(features);
     this.sizes = sampleSizes(spec);
     const all = [...listing.rows.keys()];
     const several = this.sizes.length > 1;
@@ -60,9 +65,8 @@ export class PictureDataset implements Dataset {
     const at = position + index - batch.first;
     const bad: BadRow[] = [];
     for (const row of this.candidates(bucket, at)) {
-      const picture = await this.picture(row);
-      if (picture)
-        return { pixels: this.prepare(picture, index, this.sizes[bucket]!), caption: this.caption(row, index), bad };
+      const found = await this.find(row, index, this.sizes[bucket]!);
+      if (found) return { ...found, caption: this.caption(row, index), bad };
       // What was listed as bad is known already.
       if (rows[row]!.problem === undefined) bad.push(this.badRow(row));
     }
@@ -94,11 +98,28 @@ export class PictureDataset implements Dataset {
     return this.order.rows;
   }
 
-  /** The decoded picture of a row, or nothing when the row is bad. */
-  private async picture(row: number): Promise<Pixels | undefined> {
+  /** What is had of a row's picture, or nothing when the row is bad. */
+  private async find(
+    row: number,
+    index: number,
+    size: readonly [number, number],
+  ): Promise<Pick<TrainingSample, 'pixels' | 'features'> | undefined> {
     if (this.problems.has(row)) return undefined;
+    // A row has an entry only if its picture was decoded once: what is bad has none.
+    const features = await this.features?.find(this.listing.rows[row]!.sha256!, size);
+    if (features?.bytes) return { features };
+    const picture = await this.picture(row);
+    return picture && { pixels: this.prepare(picture, index, size), ...(features ? { features } : {}) };
+  }
+
+  /** The decoded picture of a row, or nothing when the row is found bad. */
+  private async picture(row: number): Promise<Pixels | undefined> {
+    const { image, sha256 } = this.listing.rows[row]!;
     try {
-      return await loadImage(resolve(this.listing.root, this.listing.rows[row]!.image));
+      const bytes = await readImageFile(resolve(this.listing.root, image));
+      if (createHash('sha256').update(bytes).digest('hex') === sha256) return await loadImage(bytes);
+      this.problems.set(row, 'the picture has changed since the training was opened');
+      return undefined;
     } catch (error) {
       if (!(error instanceof InfinityError)) throw error;
       this.problems.set(row, reasonOf(error));

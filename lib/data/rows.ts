@@ -1,6 +1,7 @@
 /** Rows of a set of picture files: what is known of each before its picture is decoded. */
 import { stat } from 'node:fs/promises';
 import { InfinityError } from '../errors.js';
+import type { SetDigests } from './file_digests.js';
 
 /** What a row says about its picture. */
 export interface Captions {
@@ -18,8 +19,8 @@ export interface Row {
   readonly name: string;
   /** The picture file, relative to the listing's root or absolute; empty where the row names none. */
   readonly image: string;
-  /** Size of that file; absent where it cannot be read. */
-  readonly bytes?: number;
+  /** SHA-256 of that file; absent where it cannot be read. */
+  readonly sha256?: string;
   /** Absent where the row has none, and in a training that needs none. */
   readonly captions?: Captions;
   /** Height divided by width as the row says it; a picture whose row does not is looked at. */
@@ -30,11 +31,11 @@ export interface Row {
   readonly problem?: string;
 }
 
-/** Size of a file, or why it cannot be had. */
-export async function fileSize(path: string): Promise<Pick<Row, 'bytes' | 'problem'>> {
+/** Digest of a picture file, or why it cannot be had. */
+export async function fileDigest(path: string, digests: SetDigests): Promise<Pick<Row, 'sha256' | 'problem'>> {
   try {
-    const found = await stat(path);
-    return found.isFile() ? { bytes: found.size } : { problem: 'the picture is not a file' };
+    if (!(await stat(path)).isFile()) return { problem: 'the picture is not a file' };
+    return { sha256: await digests.of(path) };
   } catch (cause) {
     const code = (cause as NodeJS.ErrnoException).code;
     return { problem: code === 'ENOENT' ? 'the picture file is missing' : `the picture file cannot be read (${code})` };

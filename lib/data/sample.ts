@@ -1,10 +1,13 @@
 /** What every dataset gives. */
+import type { Lookup } from '../io/blob_cache.js';
 import type { BadRow } from './bad_rows.js';
 
 /** One picture and its caption. */
 export interface TrainingSample {
-  /** RGB, row-major, height × width × 3. */
-  readonly pixels: Uint8Array;
+  /** RGB, row-major, height × width × 3; absent where what is computed from them was found in the cache. */
+  readonly pixels?: Uint8Array;
+  /** Where the training has a cache of what is computed from a picture: the entry of this one. */
+  readonly features?: Lookup;
   /** Empty where the training needs none. */
   readonly caption: string;
   /** Rows passed over on the way to this one because their pictures cannot be decoded. */

@@ -76,7 +76,7 @@ export async function drawTrainingSamples(
     return new Image({ ...pictureGrid(rows), metadata: { samples: metadata } });
   }
   const [height, width] = dataset.sizeOf(batch);
-  const pictures = samples.map(({ pixels }) => new Image({ width, height, data: pixels }));
+  const pictures = samples.map(({ pixels }) => new Image({ width, height, data: pixels! }));
   const results: Image[] = [];
   for (const picture of pictures) results.push((await pipe.reconstruct(picture, { signal })).image);
   const rows = inRows(pictures).flatMap((row, i) => [row, inRows(results)[i]!]);

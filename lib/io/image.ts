@@ -140,10 +140,13 @@ export class Image implements Pixels {
 }
 
 async function readSource(source: string | Uint8Array): Promise<Uint8Array> {
-  if (typeof source !== 'string') {
-    if (source instanceof Uint8Array) return source;
-    return invalidArgument('image', 'a path or the bytes of a file', source);
-  }
+  if (typeof source === 'string') return readImageFile(source);
+  if (source instanceof Uint8Array) return source;
+  return invalidArgument('image', 'a path or the bytes of a file', source);
+}
+
+/** The bytes of a picture file. @throws InfinityError IO_ERROR */
+export async function readImageFile(source: string): Promise<Uint8Array> {
   try {
     return await readFile(source);
   } catch (cause) {

@@ -44,7 +44,8 @@ export function writeError(path: string, cause: unknown): InfinityError {
 /** The bytes of a file, piece by piece. */
 export type Chunks = Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
 
-async function writeAll(file: FileHandle, chunks: Chunks): Promise<void> {
+/** Writes pieces one after the other, each whole. */
+export async function writeAll(file: FileHandle, chunks: Chunks): Promise<void> {
   for await (const chunk of chunks) {
     for (let at = 0; at < chunk.byteLength; ) {
       const length = Math.min(chunk.byteLength - at, MAX_TRANSFER);

@@ -31,6 +31,10 @@ export interface RunConfig {
   readonly optimizer: OptimizerConfig;
   /** Steps between two saved states. */
   readonly save_every: number;
+  /** Folder of what is computed once and kept; see cache.ts. */
+  readonly cache?: string;
+  /** Most of it in gigabytes. */
+  readonly cache_limit?: number;
   /** When to stop because the loss stays high; see divergence.ts. */
   readonly divergence?: DivergenceConfig;
   /** What is drawn at every saved state, to look at; it does not touch the weights. */
@@ -130,6 +134,8 @@ const RUN_RULES: readonly Rule[] = [
   integer('iterations', 1),
   integer('save_every', 1),
   object('dataset'),
+  optional(['cache', 'a path', (v) => typeof v === 'string' && v !== '']),
+  optional(positive('cache_limit')),
   optional(['divergence', 'an object with "factor" above 1 and "steps" from 0', isDivergence]),
   positive('optimizer.lr'),
   ['optimizer.lr_schedule', LR_SCHEDULES, isLrSchedule],

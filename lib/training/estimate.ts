@@ -98,7 +98,8 @@ export async function estimateMemory(
   const { threads, ...opening } = options;
   const device = Device.create('cpu', { ...(threads && { threads }), dry: true });
   try {
-    const training = await openTraining(kind, { ...opening, device });
+    // What a dry device gives must not be kept.
+    const training = await openTraining(kind, { ...opening, device, cache: false });
     const loadPeak = device.resetPeak().peakBytes;
     const resident = device.stats().liveBytes;
     let flops = 0;

@@ -21,6 +21,8 @@ export interface OpenTrainingOptions {
   readonly tokenizer?: string;
   /** Of the processor; given, the training gets a device of its own. */
   readonly threads?: number;
+  /** Folder of what is computed once and kept, instead of the config's `cache`; false: none, whatever the config says. */
+  readonly cache?: string | false;
   /** Default: the processor. */
   readonly device?: Device;
 }
@@ -40,7 +42,8 @@ export interface Training extends Trainee {
 
 /** @throws InfinityError INVALID_ARGUMENT, MODEL_NOT_FOUND, CHECKPOINT_INVALID, CHECKPOINT_CONFIG_MISMATCH */
 export async function openTraining(kind: TrainingKind, options: OpenTrainingOptions): Promise<Training> {
-  const { config, threads } = options;
+  const { threads, cache } = options;
+  const config = cache === undefined ? options.config : { ...(options.config as object), cache: cache || undefined };
   const device = options.device ?? (threads === undefined ? Device.default() : Device.create('cpu', { threads }));
   const network = kind === 'tokenizer' ? 'vae' : 'transformer';
   const init = options.init === undefined ? undefined : await openStart(options.init, network);

@@ -15,7 +15,7 @@ import type { MemoryUse } from './run_log.js';
 import { checkSameConfig, type FoundState, loadRunState, saveRunState } from './run_state.js';
 import { RunWatch } from './run_watch.js';
 import { planStages, type RunStage, ratesAt, sampleAt, stageAt, totalSteps } from './stages.js';
-import type { StepNumbers, Trainee } from './trainee.js';
+import type { CacheCounts, StepNumbers, Trainee } from './trainee.js';
 
 export type { StepNumbers, Trainee } from './trainee.js';
 
@@ -29,6 +29,8 @@ export interface StepEvent extends StepNumbers {
   readonly memory: MemoryUse;
   /** Set once rows of the dataset were found that no sample can be made of; others take their places. */
   readonly badRows?: BadRowsReport;
+  /** Set where the training has a cache. */
+  readonly cache?: Readonly<CacheCounts>;
   /** Set on the steps whose state was saved. */
   readonly saved?: string;
 }
@@ -48,7 +50,7 @@ export interface Resumed extends Pick<FoundState, 'path' | 'damaged'> {
 }
 
 /** Fields that may change between two parts of a run: they do not touch the weights. */
-const FREE = ['save_every', 'generation', 'divergence', 'samples', 'checkpointing'];
+const FREE = ['save_every', 'generation', 'divergence', 'samples', 'checkpointing', 'cache', 'cache_limit'];
 
 function optimizersOf({ optimizer, otherOptimizers = [] }: Trainee): AdamW[] {
   return [optimizer, ...otherOptimizers];
@@ -178,6 +180,7 @@ export async function* runTraining(
         secondsLeft: progress.secondsLeft(step),
         memory,
         ...(badRows.count > 0 ? { badRows } : {}),
+        ...(trainee.cacheCounts ? { cache: { ...trainee.cacheCounts } } : {}),
         ...(saved ? { saved } : {}),
       };
     }

@@ -4,6 +4,7 @@
  */
 import type { Batch } from '../data/batch.js';
 import { type DatasetSource, findDataset } from '../data/dataset.js';
+import { FileDigests } from '../data/file_digests.js';
 import type { Device } from '../device.js';
 import { writeCheckpoint } from '../io/checkpoint.js';
 import { toSignedFloat } from '../io/pixels.js';
@@ -16,6 +17,7 @@ import { Autoencoder } from '../tokenizer/autoencoder.js';
 import { droppedScales, MultiScaleQuantizer } from '../tokenizer/quantizer.js';
 import { formatGrids } from '../tokenizer/schedule.js';
 import { Adversary, type AdversaryStep } from './adversary.js';
+import { openCache } from './cache.js';
 import { exportWeights } from './export_checkpoint.js';
 import { lfqExportFactor, restoreLfq } from './lfq_checkpoint.js';
 import { AdamW, type StepRates } from './optimizer.js';
@@ -116,7 +118,7 @@ export class TokenizerTrainer implements Trainee {
     const { config, autoencoderConfig } = checked;
     const { seed, discriminator, decay_vectors: decayVectors, loss } = config;
     const { betas, clip, ema_decay: emaDecay } = config.optimizer;
-    const source = await findDataset(config.dataset, 'tokenizer');
+    const source = await findDataset(config.dataset, 'tokenizer', new FileDigests(openCache(config)));
     const made: { dispose(): void }[] = [];
     const keep = <T extends { dispose(): void }>(part: T): T => {
       made.push(part);

@@ -6,6 +6,18 @@ import type { Tensor } from '../tensor.js';
 import type { AdamW, StepRates } from './optimizer.js';
 import type { RunStage } from './stages.js';
 
+/** What a run's cache has done so far. */
+export interface CacheCounts {
+  /** Entries that were used. */
+  read: number;
+  /** Entries that were not there, computed and written. */
+  computed: number;
+  /** Those among them that were there, but not as they were written. */
+  damaged: number;
+  /** Why no more are written, where that failed. */
+  failure?: string;
+}
+
 /** What distinguishes one training from another. */
 export interface Trainee {
   readonly device: Device;
@@ -17,6 +29,8 @@ export interface Trainee {
   readonly stages?: readonly RunStage[];
   /** Submits one step and resolves with its numbers. `lr` and `weightDecay` are those of this step. */
   step(batch: Batch, step: number, rates: StepRates): Promise<StepNumbers>;
+  /** Of the cache, where the training has one. */
+  readonly cacheCounts?: CacheCounts | undefined;
   /** Weights in training, by name. */
   weights(): Iterable<[string, Tensor]>;
 }

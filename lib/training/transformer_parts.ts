@@ -3,6 +3,8 @@
  */
 import type { Batch } from '../data/batch.js';
 import { findDataset } from '../data/dataset.js';
+import type { FeatureStore } from '../data/feature_store.js';
+import { FileDigests } from '../data/file_digests.js';
 import type { Device } from '../device.js';
 import { invalidArgument } from '../errors.js';
 import { Checkpoint, type Component } from '../io/checkpoint.js';
@@ -14,8 +16,10 @@ import { Autoencoder } from '../tokenizer/autoencoder.js';
 import { parseAutoencoderConfig } from '../tokenizer/config.js';
 import type { ScaleSchedule } from '../tokenizer/schedule.js';
 import { InfinityTransformer } from '../transformer/infinity.js';
+import { openCache } from './cache.js';
 import { readPart } from './config.js';
 import { loadComponent } from './export_checkpoint.js';
+import { featureStore, PictureFeatures } from './picture_features.js';
 import { allSchedules, type LatentGeometry, type SizeSchedule, sizeSchedules } from './size_schedules.js';
 import { planStages, type RunStage, type StageSettings } from './stages.js';
 import { loadStart, type Start, startTransformer } from './start.js';
@@ -27,6 +31,7 @@ export interface Parts {
   readonly config: TransformerTrainingConfig;
   readonly stages: readonly TransformerStage[];
   readonly autoencoder: Autoencoder;
+  readonly pictures: PictureFeatures;
   readonly vae: Component;
   /** Part of the run's state: bits of another tokenizer mean nothing to this transformer. */
   readonly tokenizerDigest: string;
@@ -72,9 +77,11 @@ async function startText(
 async function stageOf(
   config: TransformerTrainingConfig & { readonly name?: string },
   latent: LatentGeometry,
+  { digests, features }: { digests: FileDigests; features: FeatureStore | undefined },
 ): Promise<StageSettings & Pick<TransformerStage, 'config' | 'schedules'>> {
   const schedules = sizeSchedules(config.dataset, config.scale_schedules, latent);
-  const source = await findDataset(config.dataset, 'transformer');
+  const found = await findDataset(config.dataset, 'transformer', digests);
+  const source = found.listing && features ? { ...found, features } : found;
   return { config, source, schedules, ...(config.name === undefined ? {} : { name: config.name }) };
 }
 
@@ -111,7 +118,13 @@ export async function buildParts(
   const autoencoderConfig = parseAutoencoderConfig(vae.config);
   const patchify = Boolean(config.transformer.apply_spatial_patchify);
   const latent = { patchSize: autoencoderConfig.patch_size, patchify, grids: vae.config.scale_schedule };
-  const stages: TransformerStage[] = planStages(await Promise.all(given.map((stage) => stageOf(stage, latent))));
+  const cache = openCache(config);
+  const digests = new FileDigests(cache);
+  const features = cache && (await featureStore(cache, digestOf(tokenizer, 'vae'), device));
+  const found: Awaited<ReturnType<typeof stageOf>>[] = [];
+  // One after the other: a set of pictures that several stages share is read once.
+  for (const stage of given) found.push(await stageOf(stage, latent, { digests, features }));
+  const stages: TransformerStage[] = planStages(found);
   const known = await startText(config, init);
   const text = await chooseTextTokenizer(stages[0]!.source, {
     limit: config.vocabulary_limit,
@@ -138,6 +151,7 @@ export async function buildParts(
       config,
       stages,
       autoencoder,
+      pictures: new PictureFeatures(autoencoder, device, cache),
       vae,
       tokenizerDigest: digestOf(tokenizer, 'vae'),
       transformer,

@@ -17,7 +17,7 @@ import { type RunOptions, runTraining, type StepEvent, type StepNumbers, type Tr
 import { type MeasuredTokens, scaleMetrics } from './scale_metrics.js';
 import { type RunStage, stageAt } from './stages.js';
 import { openComponent, type Start } from './start.js';
-import { picturesOf } from './tokenizer_trainer.js';
+import type { CacheCounts } from './trainee.js';
 import type { TransformerTrainingConfig } from './transformer_config.js';
 import {
   buildParts,
@@ -91,6 +91,10 @@ export class TransformerTrainer implements Trainee {
     return this.parts.stages;
   }
 
+  get cacheCounts(): CacheCounts | undefined {
+    return this.stages.some(({ source }) => source.features) ? this.parts.pictures.counts : undefined;
+  }
+
   weights(): Iterable<[string, Tensor]> {
     return trained(this.parts);
   }
@@ -115,6 +119,7 @@ export class TransformerTrainer implements Trainee {
     const norm = this.updates.get(stage)!.update(rates);
     try {
       const [gradNorm, ...measured] = await Promise.all([norm.readFloats(), ...passes.map(readPass)]);
+      await this.parts.pictures.settle();
       const loss = measured.reduce((sum, pass) => sum + pass.loss, 0) / measured.length;
       const joined = (values: (m: MeasuredTokens) => ArrayLike<number>) =>
         measured.flatMap((m) => Array.from(values(m)));
@@ -130,12 +135,11 @@ export class TransformerTrainer implements Trainee {
 
   /** Loss and gradients of a part of a batch. What is drawn for a sample depends on its number in the run alone. */
   private pass(stage: TransformerStage, batch: Batch, step: number, share: number): BitLoss {
-    const { config, autoencoder, transformer, textEncoder, text, device } = this.parts;
+    const { config, pictures, transformer, textEncoder, text } = this.parts;
     const { text_dropout, always_training_scales } = stage.config;
     const { seed } = config;
     const update = this.updates.get(stage)!;
-    const image_BHWC = picturesOf(batch, device);
-    const features_BHWd = autoencoder.encode(image_BHWC);
+    const features_BHWd = pictures.of(batch);
     const draws = { seed, step, firstSample: batch.first };
     const micro = update.prepare(features_BHWd, scheduleOf(stage, batch), draws, always_training_scales);
     const maxLength = transformer.config.text_maxlen;
@@ -149,7 +153,7 @@ export class TransformerTrainer implements Trainee {
       return { sa: keep(0), ffn: keep(1) };
     });
     const out = update.accumulate(micro, share, () => ({ text: textEncoder.encode(prompts), dropText, dropPath }));
-    for (const t of [image_BHWC, features_BHWd, micro.inputs_BLD, micro.labels_BLD]) t?.dispose();
+    for (const t of [features_BHWd, micro.inputs_BLD, micro.labels_BLD]) t?.dispose();
     return out;
   }
 

@@ -165,7 +165,7 @@ describe('sets of picture files', () => {
     await assert.rejects(findDataset(damaged, 'transformer'), failsWith('INVALID_ARGUMENT', /no caption/));
   });
 
-  it('a digest tells whether names, sizes and captions are the same, wherever they lie', async () => {
+  it('a digest tells whether names, contents and captions are the same, wherever they lie', async () => {
     const digest = async (from: DatasetSpec, purpose: Purpose = 'transformer') =>
       (await findDataset(from, purpose)).listing!.digest;
     const one = await copied('one');

@@ -47,7 +47,10 @@ export const transformerConfig = {
 };
 
 /** Hands a training on and disposes of it. */
-export async function using<T>(training: Training, fn: (t: Training) => Promise<T>): Promise<T> {
+export async function using<T, A extends { dispose(): void } = Training>(
+  training: A,
+  fn: (t: A) => Promise<T>,
+): Promise<T> {
   try {
     return await fn(training);
   } finally {
