@@ -56,10 +56,14 @@ function findings(results: readonly Result[]): Finding[] {
   const found: Finding[] = [];
   const distance = paired(best, off, 'distance');
   const loss = paired(best, off, 'loss');
+  const others = [0.1, 0.2].flatMap((strength) => {
+    const difference = paired(where(results, { strength }), off, 'distance');
+    return difference ? [`; strength ${strength} by ${signed(difference)}`] : [];
+  });
   if (distance && loss)
     found.push({
       verdict: verdictOf(distance, -1),
-      text: `Self-correction of strength 0.3 changes the distance of freely drawn pictures from held-out ones by ${signed(distance)}, from ${spread(over(off, 'distance'))} without it; the teacher-forced loss by ${signed(loss)} nats a token, from ${spread(over(off, 'loss'))}.`,
+      text: `Self-correction of strength 0.3 changes the distance of freely drawn pictures from held-out ones by ${signed(distance)}, from ${spread(over(off, 'distance'))} without it${others.join('')}; the teacher-forced loss by ${signed(loss)} nats a token, from ${spread(over(off, 'loss'))}.`,
     });
   const [costBest, costOff] = [costs(best), costs(off)];
   const cost = paired(costBest, costOff, 'cost');
