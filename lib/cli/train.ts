@@ -1,6 +1,7 @@
 /** `train tokenizer | transformer`: runs, resumes and exports a training described by a config file. */
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
 import type { BadRowsReport } from '../data/bad_rows.js';
+import { Device, type DeviceKind } from '../device.js';
 import { invalidArgument } from '../errors.js';
 import { readConfigFile } from '../training/config.js';
 import { openTraining, type TrainingKind } from '../training/index.js';
@@ -16,6 +17,7 @@ interface Flags {
   tokenizer?: string;
   threads?: number;
   cache?: string;
+  device?: DeviceKind;
   logEvery: number;
   estimate?: boolean;
   tensorboard?: boolean;
@@ -85,7 +87,8 @@ async function train(kind: TrainingKind, flags: Flags): Promise<void> {
     const { told, text } = await trainingEstimate(kind, options, signal);
     return print(flags.json === true, told, text);
   }
-  const training = await openTraining(kind, options);
+  const device = flags.device && Device.create(flags.device);
+  const training = await openTraining(kind, { ...options, ...(device && { device }) });
   const outputs = new TrainingOutputs(training, { directory: flags.out, signal, tensorboard: flags.tensorboard });
   if (training.summary !== undefined) process.stderr.write(`node-infinity: ${training.summary}\n`);
   for (const notice of training.notices ?? []) process.stderr.write(`node-infinity: ${notice}\n`);
@@ -129,6 +132,7 @@ function command(kind: TrainingKind, summary: string): Command {
     .option('--init <path>', 'start from the weights of this checkpoint, or from official ones')
     .option('--cache <directory>', 'keep here what is computed of pictures and captions, and use it again')
     .option('--threads <integer>', 'threads of the CPU', numberOption('--threads'))
+    .addOption(new Option('--device <kind>', 'where to train (default: the processor)').choices(['cpu', 'cuda']))
     .option('--log-every <steps>', 'steps between two lines', stepsOption, 10)
     .option('--estimate', 'only tell memory, disk and time of the training; a few steps are tried, nothing is kept')
     .option('--tensorboard', 'event files for TensorBoard as well')

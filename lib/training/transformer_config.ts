@@ -37,6 +37,8 @@ export interface TransformerTrainingConfig extends RunConfig {
   readonly reweight: boolean;
   /** Grids of tokens for the sizes of the dataset, such as "1 2 4x2"; those of the tokenizer by default. */
   readonly scale_schedules?: readonly string[];
+  /** Of the transformer's activations; 'bf16' needs a card. Weights and their updates are f32. 'f32' by default. */
+  readonly dtype?: 'f32' | 'bf16';
   /** Equal parts of a batch that are computed one after the other; 1 by default. */
   readonly accumulate?: number;
   /** Blocks are computed again in the backward pass: less memory, more time, the same bits. */
@@ -82,6 +84,7 @@ const RULES: readonly Rule[] = [
     'a list of grids such as "1 2 4x2"',
     (v) => Array.isArray(v) && v.length > 0 && v.every(isGrids),
   ]),
+  optional(['dtype', "'f32' or 'bf16'", (v) => v === 'f32' || v === 'bf16']),
   optional(integer('accumulate', 1)),
   optional(['checkpointing', 'true or false', isFlag]),
   object('generation'),

@@ -137,14 +137,13 @@ export async function buildParts(
     );
   const notices: string[] = [];
   const parts = placed({ device }, (): Parts => {
-    const transformer = new InfinityTransformer(
-      networkConfig(config.transformer, {
-        vae_embed_dim: autoencoderConfig.codebook_dim,
-        text_channels: textConfig.d_model,
-        // The official sizes are those of a network that lists none; its positions are stretched to the largest of them.
-        ...(official ? {} : { scale_schedules: allSchedules(stages.flatMap(({ schedules }) => schedules)) }),
-      }),
-    );
+    const network = networkConfig(config.transformer, {
+      vae_embed_dim: autoencoderConfig.codebook_dim,
+      text_channels: textConfig.d_model,
+      // The official sizes are those of a network that lists none; its positions are stretched to the largest of them.
+      ...(official ? {} : { scale_schedules: allSchedules(stages.flatMap(({ schedules }) => schedules)) }),
+    });
+    const transformer = placed({ dtype: config.dtype ?? 'f32' }, () => new InfinityTransformer(network));
     const textEncoder = new T5Encoder(textConfig);
     const autoencoder = new Autoencoder(autoencoderConfig);
     return {
