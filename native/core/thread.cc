@@ -27,8 +27,9 @@ struct SchedulingAttributes {
 };
 
 constexpr uint32_t kOrdinary = 0;
-// A tenth of the weight of an ordinary thread. A thread that has just computed, as the event loop after a burst of commands,
-// is behind the others and waits until they have had as much, by weight: little. Starved is a tenth not.
+// A tenth of the weight of an ordinary thread. A thread that has just computed, as the event loop after a burst of
+// commands, is behind the others and waits until they have had as much, by weight: little. A tenth is still no
+// starvation.
 constexpr int32_t kNice = 10;
 // A thread that wakes displaces one whose slice is longer, without waiting for the next tick (Linux 6.12; earlier ones
 // pass over it). 100 ms is the longest there is.

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
 import { dirname } from 'node:path';
 import { describeWeights } from '../../lib/pipeline/describe_checkpoint.js';
-import { chooseState, findStates } from '../../lib/weights/find_states.js';
 import { officialParts } from '../../lib/pipeline/official_parts.js';
 import { generationConfig, PRESETS, presetOf } from '../../lib/pipeline/presets.js';
 import { officialInfinityConfig } from '../../lib/transformer/config.js';
+import { chooseState, findStates } from '../../lib/weights/find_states.js';
 import { requireGolden } from '../support/goldens.js';
 import { type OfficialFiles, officialFiles, TEXT, TRANSFORMER, VAE } from '../support/official_files.js';
 

@@ -7,9 +7,9 @@ import { openTensors } from '../../../lib/io/open_tensors.js';
 import { readSafetensors } from '../../../lib/io/safetensors.js';
 import { readAll } from '../../../lib/io/tensor_source.js';
 import { floatWeights } from '../../../lib/io/weights.js';
-import { chooseState, findStates } from '../../../lib/weights/find_states.js';
 import { Autoencoder } from '../../../lib/tokenizer/autoencoder.js';
 import { parseAutoencoderConfig } from '../../../lib/tokenizer/config.js';
+import { chooseState, findStates } from '../../../lib/weights/find_states.js';
 import { fromStored, type HostArray } from '../array.js';
 import type { GoldenCase } from '../case.js';
 
