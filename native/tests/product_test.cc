@@ -3,6 +3,7 @@
 // sizes.
 #include "tests/simt.cc"
 // Above: what the headers below take from the CUDA language.
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -94,7 +95,10 @@ void everyTileIsRight(const Size& s) {
     std::vector<float> got(plan.splits * (outputs + s.rows), NAN);
     const PartialSums partial = {got.data(), got.data() + plan.splits * outputs, s.rows, s.columns,
                                  s.columns % kEpilogueWidth == 0 && reinterpret_cast<uintptr_t>(got.data()) % 16 == 0};
-    launchProduct({}, "product", shape, plan, loader<FastA, A>(left, s.rows, s.sums),
+    std::atomic<uint64_t> launches{0};
+    KernelArgs call{};
+    call.launches = &launches;
+    launchProduct(call, "product", shape, plan, loader<FastA, A>(left, s.rows, s.sums),
                   loader<FastB, A>(right, s.columns, s.sums), partial);
     if (tile == 0) first = got;
     EXPECT(!std::memcmp(first.data(), got.data(), outputs * plan.splits * sizeof(float)));
