@@ -1,7 +1,6 @@
 #include "core/thread.h"
 
 #if defined(__linux__)
-#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -45,12 +44,8 @@ void yieldToEventLoop() {
   attributes.runtime = kSliceNanoseconds;
   (void)syscall(SYS_sched_setattr, 0, &attributes, 0);
 }
-
-int currentProcessor() { return sched_getcpu(); }
 #else
 void yieldToEventLoop() {}
-
-int currentProcessor() { return -1; }
 #endif
 
 }  // namespace infinity

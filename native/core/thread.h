@@ -6,7 +6,4 @@ namespace infinity {
 // Called by a thread that will do nothing but compute: whoever wakes for an event goes before it.
 void yieldToEventLoop();
 
-/// The processor that the calling thread runs on, or -1 where the system does not tell.
-int currentProcessor();
-
 }  // namespace infinity

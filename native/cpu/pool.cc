@@ -4,8 +4,6 @@
 #include <immintrin.h>
 #endif
 
-#include <algorithm>
-
 #include "core/thread.h"
 
 namespace infinity {
@@ -13,10 +11,6 @@ namespace {
 
 // Long enough to bridge the gap between two commands, short enough not to steal a core from the event loop.
 constexpr int kSpins = 2000;
-
-// How long the caller works alone when there was no processor for a helper. Asking again costs two thread switches.
-constexpr std::chrono::steady_clock::duration kFirstAlone = std::chrono::milliseconds(1),
-                                              kLongestAlone = std::chrono::milliseconds(16);
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -51,27 +45,12 @@ void Pool::drainTiles() {
   }
 }
 
-bool Pool::worksAlone() {
-  const bool crowded = crowded_.load(std::memory_order_relaxed);
-  if (!crowded && !resting_) return false;
-  const auto now = std::chrono::steady_clock::now();
-  if (crowded) {
-    crowded_.store(false, std::memory_order_relaxed);
-    // Soon after the last time nothing will have changed.
-    alone_ = now - aloneUntil_ < alone_ ? std::min(2 * alone_, kLongestAlone) : kFirstAlone;
-    aloneUntil_ = now + alone_;
-  }
-  resting_ = now < aloneUntil_;
-  return resting_;
-}
-
 void Pool::run(int64_t tiles, TileFn fn, const void* ctx) {
   if (tiles <= 0) return;
-  if (tiles == 1 || workers_.empty() || insidePool || worksAlone()) {
+  if (tiles == 1 || workers_.empty() || insidePool) {
     for (int64_t t = 0; t < tiles; ++t) fn(ctx, t);
     return;
   }
-  processor_.store(currentProcessor(), std::memory_order_relaxed);
   fn_ = fn;
   ctx_ = ctx;
   tiles_ = tiles;
@@ -114,13 +93,7 @@ void Pool::workerLoop() {
     }
     seen = generation_.load(std::memory_order_seq_cst);
     active_.fetch_add(1, std::memory_order_seq_cst);
-    if (open_.load(std::memory_order_seq_cst)) {
-      const int here = currentProcessor();
-      if (here >= 0 && here == processor_.load(std::memory_order_relaxed))
-        crowded_.store(true, std::memory_order_relaxed);
-      else
-        drainTiles();
-    }
+    if (open_.load(std::memory_order_seq_cst)) drainTiles();
     active_.fetch_sub(1, std::memory_order_seq_cst);
   }
 }

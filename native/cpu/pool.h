@@ -1,9 +1,7 @@
 // A pool of threads that share small tiles. The caller works too, and waits only for tiles that somebody has begun: a
-// helper that the system has not scheduled costs nothing. One that the system puts onto the caller's own processor, the
-// others being busy, would only take turns with it: it steps back, and the caller works alone for a while.
+// helper that the system has not scheduled costs nothing.
 #pragma once
 #include <atomic>
-#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -32,7 +30,6 @@ class Pool {
   using TileFn = void (*)(const void* ctx, int64_t tile);
   void run(int64_t tiles, TileFn fn, const void* ctx);
   void workerLoop();
-  bool worksAlone();
   void drainTiles();
 
   std::vector<std::thread> workers_;
@@ -46,14 +43,6 @@ class Pool {
   std::atomic<bool> open_{false};
   std::atomic<int> active_{0};
   std::atomic<int> sleeping_{0};
-
-  // Of the caller, while a job is in progress; whether a helper found itself there.
-  std::atomic<int> processor_{-1};
-  std::atomic<bool> crowded_{false};
-  // Of the caller alone.
-  bool resting_ = false;
-  std::chrono::steady_clock::duration alone_{};
-  std::chrono::steady_clock::time_point aloneUntil_{};
   TileFn fn_ = nullptr;
   const void* ctx_ = nullptr;
   int64_t tiles_ = 0;

@@ -1,12 +1,7 @@
 #include "cpu/pool.h"
 
-#if defined(__linux__)
-#include <sched.h>
-#endif
-
 #include <atomic>
 #include <memory>
-#include <thread>
 #include <vector>
 
 #include "tests/expect.h"
@@ -54,32 +49,6 @@ void poolsComeAndGo() {
   }
 }
 
-#if defined(__linux__)
-// A helper that shares the caller's processor could only take turns with it.
-void helpersWithoutAProcessorStepBack() {
-  cpu_set_t before, one;
-  EXPECT(sched_getaffinity(0, sizeof before, &before) == 0);
-  CPU_ZERO(&one);
-  for (int cpu = 0; cpu < CPU_SETSIZE && CPU_COUNT(&one) == 0; ++cpu)
-    if (CPU_ISSET(cpu, &before)) CPU_SET(cpu, &one);
-  EXPECT(sched_setaffinity(0, sizeof one, &one) == 0);
-  {
-    Pool pool(3);
-    const auto caller = std::this_thread::get_id();
-    std::atomic<int> own{0}, foreign{0};
-    // Yielding, the caller lets a woken helper come and look.
-    for (int job = 0; job < 200; ++job)
-      pool.parallelFor(40, [&](int64_t) {
-        (std::this_thread::get_id() == caller ? own : foreign).fetch_add(1);
-        std::this_thread::yield();
-      });
-    EXPECT(own.load() == 8000);
-    EXPECT(foreign.load() == 0);
-  }
-  EXPECT(sched_setaffinity(0, sizeof before, &before) == 0);
-}
-#endif
-
 }  // namespace
 
 int main() {
@@ -89,7 +58,4 @@ int main() {
   }
   nestedJobsRunInPlace();
   poolsComeAndGo();
-#if defined(__linux__)
-  helpersWithoutAProcessorStepBack();
-#endif
 }
