@@ -26,6 +26,9 @@ struct SchedulingAttributes {
 };
 
 constexpr uint32_t kOrdinary = 0;
+// A thread that wakes for a tile does not displace whoever runs there, be it the event loop or another process: the one
+// that asked for help is at work already.
+constexpr uint32_t kBatch = 3;
 // A tenth of the weight of an ordinary thread. A thread that has just computed, as the event loop after a burst of
 // commands, is behind the others and waits until they have had as much, by weight: little. A tenth is still no
 // starvation.
@@ -40,6 +43,7 @@ void yieldToEventLoop() {
   SchedulingAttributes attributes{};
   // Where a call is refused (a sandbox), the threads are equals and nothing else changes.
   if (syscall(SYS_sched_getattr, 0, &attributes, sizeof attributes, 0) != 0 || attributes.policy != kOrdinary) return;
+  attributes.policy = kBatch;
   attributes.nice = std::min(attributes.nice + kNice, 19);
   attributes.runtime = kSliceNanoseconds;
   (void)syscall(SYS_sched_setattr, 0, &attributes, 0);
