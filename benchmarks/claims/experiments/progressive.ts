@@ -4,7 +4,7 @@ import { openDataset } from '../../../lib/data/dataset.js';
 import { Checkpoint } from '../../../lib/io/checkpoint.js';
 import { countFlops } from '../../../lib/ops/flops.js';
 import { TransformerTrainer } from '../../../lib/training/index.js';
-import { embeddedTokenizer } from '../embedded_tokenizer.js';
+import { embeddedTokenizer } from '../embedded_model.js';
 import type { Context, Experiment, Finding, Result, Values } from '../experiment.js';
 import { distances, teacherForced } from '../measures.js';
 import { GRIDS, type Side, type TransformerVariation, transformerConfig } from '../settings.js';

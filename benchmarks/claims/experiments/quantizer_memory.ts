@@ -8,7 +8,7 @@ import { Tape } from '../../../lib/tape.js';
 import { Tensor } from '../../../lib/tensor.js';
 import type { QuantizerKind } from '../../../lib/tokenizer/quantizer.js';
 import { TokenizerTrainer } from '../../../lib/training/index.js';
-import { embeddedShapes } from '../embedded_tokenizer.js';
+import { embeddedShapes } from '../embedded_model.js';
 import type { Context, Experiment, Finding, Result, Values } from '../experiment.js';
 import { bytes, memoryOf } from '../memory.js';
 import { tokenizerConfig } from '../settings.js';

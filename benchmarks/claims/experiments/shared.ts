@@ -1,5 +1,5 @@
 /** What several experiments have in common. */
-import { embeddedShapes, startTokenizer } from '../embedded_tokenizer.js';
+import { embeddedShapes, startTokenizer } from '../embedded_model.js';
 import type { Context } from '../experiment.js';
 import { type TokenizerVariation, type TransformerVariation, tokenizerConfig, transformerConfig } from '../settings.js';
 import { openTrained, type TrainedModel } from '../trained_model.js';

@@ -1,4 +1,5 @@
-/** The embedded model's visual tokenizer, from which all small ones start, so that a minute of training is enough. */
+/** The embedded model; all small tokenizers start from its visual tokenizer, so that a minute of training is enough. */
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Device } from '../../lib/device.js';
 import { Checkpoint, type Component, writeCheckpoint } from '../../lib/io/checkpoint.js';
@@ -21,6 +22,14 @@ async function embedded(): Promise<{ vae: Component; id: string; config: Autoenc
   const vae = await checkpoint.component('vae');
   const files = Object.entries(checkpoint.index.files).filter(([name]) => name.startsWith('vae/'));
   return { vae, id: digest(files), config: parseAutoencoderConfig(vae.config) };
+}
+
+/** A name of the weights of the whole embedded model. */
+export function embeddedWeights(): string {
+  const { files } = JSON.parse(readFileSync(join(EMBEDDED_MODEL, 'model_index.json'), 'utf8')) as {
+    files: { [name: string]: unknown };
+  };
+  return digest(Object.entries(files).filter(([name]) => name !== 'generation_config.json'));
 }
 
 /** Its shapes with another number of bits. */
