@@ -64,13 +64,16 @@ class CacheNotice {
   private damaged = 0;
   private failure: string | undefined;
 
-  tell({ cache }: StepEvent): void {
-    if (cache && cache.damaged > this.damaged)
-      process.stderr.write(`node-infinity: damaged entries of the cache so far: ${cache.damaged}; computed again\n`);
-    if (cache?.failure !== undefined && this.failure === undefined)
-      process.stderr.write(`node-infinity: nothing more is kept in the cache: ${cache.failure}\n`);
-    this.damaged = cache?.damaged ?? 0;
-    this.failure = cache?.failure;
+  tell({ cache = {} }: StepEvent): void {
+    const counts = Object.values(cache);
+    const damaged = counts.reduce((sum, each) => sum + each.damaged, 0);
+    const failure = counts.find((each) => each.failure !== undefined)?.failure;
+    if (damaged > this.damaged)
+      process.stderr.write(`node-infinity: damaged entries of the cache so far: ${damaged}; computed again\n`);
+    if (failure !== undefined && this.failure === undefined)
+      process.stderr.write(`node-infinity: nothing more is kept in the cache: ${failure}\n`);
+    this.damaged = damaged;
+    this.failure = failure;
   }
 }
 

@@ -14,8 +14,10 @@ export interface Batch {
   /** RGB bytes, [count, height, width, 3]; zeros where `features` holds what is computed from them. */
   readonly pixels: Uint8Array;
   readonly captions: readonly string[];
-  /** Of every sample, its entry of the cache; absent without one. */
+  /** Of every sample's picture, its entry of the cache; absent without one. */
   readonly features?: readonly Lookup[];
+  /** Likewise of every caption. */
+  readonly textFeatures?: readonly Lookup[];
   /** Rows passed over on the way because their pictures cannot be decoded. */
   readonly bad: readonly BadRow[];
 }
@@ -32,20 +34,27 @@ export async function drawBatch(dataset: Dataset, request: BatchRequest, signal?
   const pixels = new Uint8Array(count * stride);
   const captions: string[] = [];
   const features: Lookup[] = [];
+  const textFeatures: Lookup[] = [];
   const bad: BadRow[] = [];
   for (let i = 0; i < count; i++) {
     signal?.throwIfAborted();
     const sample = await dataset.sample(first + i, request);
     if (sample.pixels) pixels.set(sample.pixels, i * stride);
     if (sample.features) features.push(sample.features);
+    if (sample.textFeatures) textFeatures.push(sample.textFeatures);
     captions.push(sample.caption);
     for (const row of sample.bad) bad.push(row);
   }
-  return { first, size, pixels, captions, ...(features.length > 0 ? { features } : {}), bad };
+  const kept = {
+    ...(features.length > 0 ? { features } : {}),
+    ...(textFeatures.length > 0 ? { textFeatures } : {}),
+  };
+  return { first, size, pixels, captions, ...kept, bad };
 }
 
 /** Equal parts of a batch, in order; their pixels are views. `parts` divides the number of samples. */
-export function splitBatch({ first, size, pixels, captions, features, bad }: Batch, parts: number): Batch[] {
+export function splitBatch(batch: Batch, parts: number): Batch[] {
+  const { first, size, pixels, captions, features, textFeatures, bad } = batch;
   const count = captions.length / parts;
   const bytes = pixels.length / parts;
   return Array.from({ length: parts }, (_, i) => ({
@@ -54,6 +63,7 @@ export function splitBatch({ first, size, pixels, captions, features, bad }: Bat
     pixels: pixels.subarray(i * bytes, (i + 1) * bytes),
     captions: captions.slice(i * count, (i + 1) * count),
     ...(features ? { features: features.slice(i * count, (i + 1) * count) } : {}),
+    ...(textFeatures ? { textFeatures: textFeatures.slice(i * count, (i + 1) * count) } : {}),
     bad: i === 0 ? bad : [],
   }));
 }

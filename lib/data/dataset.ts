@@ -1,6 +1,6 @@
 /** A dataset is a pure function of (seed, index): the data cursor of a run is one integer. */
 import { loadImageCodec } from '../io/image.js';
-import type { FeatureStore } from './feature_store.js';
+import { type FeatureStore, openFeatures } from './feature_store.js';
 import { FileDigests } from './file_digests.js';
 import { type Listing, listPictures } from './listing.js';
 import { PictureDataset } from './picture_dataset.js';
@@ -16,6 +16,8 @@ export interface DatasetSource {
   readonly listing?: Listing;
   /** What is computed from its pictures and kept; the procedural set is drawn faster than read. */
   readonly features?: FeatureStore;
+  /** What is computed from its captions and kept. */
+  readonly textFeatures?: FeatureStore;
 }
 
 /**
@@ -45,7 +47,19 @@ function shapesDataset({ seed, size }: ShapesSpec): Dataset {
   };
 }
 
+function withTextFeatures(dataset: Dataset, store: FeatureStore): Dataset {
+  const features = openFeatures(store);
+  return {
+    sizeOf: (batch) => dataset.sizeOf(batch),
+    sample: async (index, batch) => {
+      const sample = await dataset.sample(index, batch);
+      return { ...sample, textFeatures: await features.ofCaption(sample.caption) };
+    },
+  };
+}
+
 /** The samples of a dataset that was found. */
-export function openDataset({ spec, purpose, listing, features }: DatasetSource): Dataset {
-  return spec.kind === 'shapes' ? shapesDataset(spec) : new PictureDataset(spec, purpose, listing!, features);
+export function openDataset({ spec, purpose, listing, features, textFeatures }: DatasetSource): Dataset {
+  const dataset = spec.kind === 'shapes' ? shapesDataset(spec) : new PictureDataset(spec, purpose, listing!, features);
+  return textFeatures ? withTextFeatures(dataset, textFeatures) : dataset;
 }

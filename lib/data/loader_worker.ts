@@ -20,7 +20,8 @@ let last: Promise<void> = Promise.resolve();
 async function answer(request: BatchRequest): Promise<void> {
   try {
     const batch = await drawBatch(dataset, request, closing.signal);
-    const blocks = [batch.pixels, ...(batch.features ?? []).flatMap(({ bytes }) => (bytes ? [bytes] : []))];
+    const { pixels, features = [], textFeatures = [] } = batch;
+    const blocks = [pixels, ...[...features, ...textFeatures].flatMap(({ bytes }) => (bytes ? [bytes] : []))];
     port.postMessage(
       { batch } satisfies LoaderAnswer,
       blocks.map(({ buffer }) => buffer as ArrayBuffer),

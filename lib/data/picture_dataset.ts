@@ -106,7 +106,7 @@ export class PictureDataset implements Dataset {
   ): Promise<Pick<TrainingSample, 'pixels' | 'features'> | undefined> {
     if (this.problems.has(row)) return undefined;
     // A row has an entry only if its picture was decoded once: what is bad has none.
-    const features = await this.features?.find(this.listing.rows[row]!.sha256!, size);
+    const features = await this.features?.ofPicture(this.listing.rows[row]!.sha256!, size);
     if (features?.bytes) return { features };
     const picture = await this.picture(row);
     return picture && { pixels: this.prepare(picture, index, size), ...(features ? { features } : {}) };

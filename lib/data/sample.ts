@@ -8,6 +8,8 @@ export interface TrainingSample {
   readonly pixels?: Uint8Array;
   /** Where the training has a cache of what is computed from a picture: the entry of this one. */
   readonly features?: Lookup;
+  /** Where what is computed from captions is cached: the entry of this one. */
+  readonly textFeatures?: Lookup;
   /** Empty where the training needs none. */
   readonly caption: string;
   /** Rows passed over on the way to this one because their pictures cannot be decoded. */

@@ -15,7 +15,7 @@ import type { MemoryUse } from './run_log.js';
 import { checkSameConfig, type FoundState, loadRunState, saveRunState } from './run_state.js';
 import { RunWatch } from './run_watch.js';
 import { planStages, type RunStage, ratesAt, sampleAt, stageAt, totalSteps } from './stages.js';
-import type { CacheCounts, StepNumbers, Trainee } from './trainee.js';
+import type { CacheReport, StepNumbers, Trainee } from './trainee.js';
 
 export type { StepNumbers, Trainee } from './trainee.js';
 
@@ -30,7 +30,7 @@ export interface StepEvent extends StepNumbers {
   /** Set once rows of the dataset were found that no sample can be made of; others take their places. */
   readonly badRows?: BadRowsReport;
   /** Set where the training has a cache. */
-  readonly cache?: Readonly<CacheCounts>;
+  readonly cache?: CacheReport;
   /** Set on the steps whose state was saved. */
   readonly saved?: string;
 }
@@ -180,7 +180,7 @@ export async function* runTraining(
         secondsLeft: progress.secondsLeft(step),
         memory,
         ...(badRows.count > 0 ? { badRows } : {}),
-        ...(trainee.cacheCounts ? { cache: { ...trainee.cacheCounts } } : {}),
+        ...(trainee.cache ? { cache: structuredClone(trainee.cache) } : {}),
         ...(saved ? { saved } : {}),
       };
     }

@@ -6,7 +6,7 @@ import type { Tensor } from '../tensor.js';
 import type { AdamW, StepRates } from './optimizer.js';
 import type { RunStage } from './stages.js';
 
-/** What a run's cache has done so far. */
+/** What a run's cache has done so far for one kind of features. */
 export interface CacheCounts {
   /** Entries that were used. */
   read: number;
@@ -17,6 +17,9 @@ export interface CacheCounts {
   /** Why no more are written, where that failed. */
   failure?: string;
 }
+
+/** That of each kind that is kept: features of pictures by the visual tokenizer, of captions by the text encoder. */
+export type CacheReport = Readonly<Partial<Record<'pictures' | 'captions', Readonly<CacheCounts>>>>;
 
 /** What distinguishes one training from another. */
 export interface Trainee {
@@ -30,7 +33,7 @@ export interface Trainee {
   /** Submits one step and resolves with its numbers. `lr` and `weightDecay` are those of this step. */
   step(batch: Batch, step: number, rates: StepRates): Promise<StepNumbers>;
   /** Of the cache, where the training has one. */
-  readonly cacheCounts?: CacheCounts | undefined;
+  readonly cache?: CacheReport | undefined;
   /** Weights in training, by name. */
   weights(): Iterable<[string, Tensor]>;
 }

@@ -7,6 +7,7 @@ import type { FeatureStore } from '../data/feature_store.js';
 import { FileDigests } from '../data/file_digests.js';
 import type { Device } from '../device.js';
 import { invalidArgument } from '../errors.js';
+import type { BlobCache } from '../io/blob_cache.js';
 import { Checkpoint, type Component } from '../io/checkpoint.js';
 import { placed } from '../nn/module.js';
 import type { Tensor } from '../tensor.js';
@@ -17,9 +18,10 @@ import { parseAutoencoderConfig } from '../tokenizer/config.js';
 import type { ScaleSchedule } from '../tokenizer/schedule.js';
 import { InfinityTransformer } from '../transformer/infinity.js';
 import { openCache } from './cache.js';
+import { CaptionFeatures, captionStore } from './caption_features.js';
 import { readPart } from './config.js';
 import { loadComponent } from './export_checkpoint.js';
-import { featureStore, PictureFeatures } from './picture_features.js';
+import { PictureFeatures, pictureStore } from './picture_features.js';
 import { allSchedules, type LatentGeometry, type SizeSchedule, sizeSchedules } from './size_schedules.js';
 import { planStages, type RunStage, type StageSettings } from './stages.js';
 import { loadStart, type Start, startTransformer } from './start.js';
@@ -32,6 +34,7 @@ export interface Parts {
   readonly stages: readonly TransformerStage[];
   readonly autoencoder: Autoencoder;
   readonly pictures: PictureFeatures;
+  readonly captions: CaptionFeatures;
   readonly vae: Component;
   /** Part of the run's state: bits of another tokenizer mean nothing to this transformer. */
   readonly tokenizerDigest: string;
@@ -52,7 +55,7 @@ export interface TransformerStage extends RunStage {
 }
 
 /** Digests of the files of a component, which a resumed run must find again. */
-export function digestOf({ index }: Checkpoint, component: 'vae' | 'text_encoder'): string {
+export function digestOf({ index }: Checkpoint, component: 'vae' | 'text_encoder' | 'tokenizer'): string {
   const files = Object.entries(index.files).filter(([name]) => name.startsWith(`${component}/`));
   return files.map(([name, { sha256 }]) => `${name} ${sha256}`).join(', ');
 }
@@ -83,6 +86,12 @@ async function stageOf(
   const found = await findDataset(config.dataset, 'transformer', digests);
   const source = found.listing && features ? { ...found, features } : found;
   return { config, source, schedules, ...(config.name === undefined ? {} : { name: config.name }) };
+}
+
+/** Where the features of captions are kept. Those of an encoder that is trained are old after a step. */
+function textStore(cache: BlobCache, device: Device, frozen: Checkpoint, maxLength: number): FeatureStore {
+  const [encoder, tokenizer] = [digestOf(frozen, 'text_encoder'), digestOf(frozen, 'tokenizer')];
+  return captionStore(cache, device, { encoder, tokenizer, maxLength });
 }
 
 /** The grids of a batch. */
@@ -120,13 +129,12 @@ export async function buildParts(
   const latent = { patchSize: autoencoderConfig.patch_size, patchify, grids: vae.config.scale_schedule };
   const cache = openCache(config);
   const digests = new FileDigests(cache);
-  const features = cache && (await featureStore(cache, digestOf(tokenizer, 'vae'), device));
+  const features = cache && (await pictureStore(cache, device, digestOf(tokenizer, 'vae')));
   const found: Awaited<ReturnType<typeof stageOf>>[] = [];
   // One after the other: a set of pictures that several stages share is read once.
   for (const stage of given) found.push(await stageOf(stage, latent, { digests, features }));
-  const stages: TransformerStage[] = planStages(found);
   const known = await startText(config, init);
-  const text = await chooseTextTokenizer(stages[0]!.source, {
+  const text = await chooseTextTokenizer(found[0]!.source, {
     limit: config.vocabulary_limit,
     init: known?.checkpoint,
   });
@@ -141,22 +149,31 @@ export async function buildParts(
       vae_embed_dim: autoencoderConfig.codebook_dim,
       text_channels: textConfig.d_model,
       // The official sizes are those of a network that lists none; its positions are stretched to the largest of them.
-      ...(official ? {} : { scale_schedules: allSchedules(stages.flatMap(({ schedules }) => schedules)) }),
+      ...(official ? {} : { scale_schedules: allSchedules(found.flatMap(({ schedules }) => schedules)) }),
     });
     const transformer = placed({ dtype: config.dtype ?? 'f32' }, () => new InfinityTransformer(network));
     const textEncoder = new T5Encoder(textConfig);
     const autoencoder = new Autoencoder(autoencoderConfig);
+    const maxLength = network.text_maxlen;
+    const frozenText = known?.frozen && known.checkpoint;
+    const textFeatures = frozenText && cache && textStore(cache, device, frozenText, maxLength);
+    const stages = found.map(({ source, ...stage }) => ({
+      ...stage,
+      source: textFeatures ? { ...source, textFeatures } : source,
+    }));
+    const keepsPictures = found.some(({ source }) => source.features);
     return {
       config,
-      stages,
+      stages: planStages(stages),
       autoencoder,
-      pictures: new PictureFeatures(autoencoder, device, cache),
+      pictures: new PictureFeatures(autoencoder, device, keepsPictures ? cache : undefined),
+      captions: new CaptionFeatures(text.tokenizer, textEncoder, maxLength, textFeatures && cache),
       vae,
       tokenizerDigest: digestOf(tokenizer, 'vae'),
       transformer,
       textEncoder,
       text,
-      frozenText: known?.frozen && known.checkpoint,
+      frozenText,
       notices,
       device,
     };

@@ -17,7 +17,7 @@ import { type RunOptions, runTraining, type StepEvent, type StepNumbers, type Tr
 import { type MeasuredTokens, scaleMetrics } from './scale_metrics.js';
 import { type RunStage, stageAt } from './stages.js';
 import { openComponent, type Start } from './start.js';
-import type { CacheCounts } from './trainee.js';
+import type { CacheReport } from './trainee.js';
 import type { TransformerTrainingConfig } from './transformer_config.js';
 import {
   buildParts,
@@ -91,8 +91,13 @@ export class TransformerTrainer implements Trainee {
     return this.parts.stages;
   }
 
-  get cacheCounts(): CacheCounts | undefined {
-    return this.stages.some(({ source }) => source.features) ? this.parts.pictures.counts : undefined;
+  get cache(): CacheReport | undefined {
+    const { pictures, captions } = this.parts;
+    if (!pictures.counts && !captions.counts) return undefined;
+    return {
+      ...(pictures.counts && { pictures: pictures.counts }),
+      ...(captions.counts && { captions: captions.counts }),
+    };
   }
 
   weights(): Iterable<[string, Tensor]> {
@@ -119,7 +124,7 @@ export class TransformerTrainer implements Trainee {
     const norm = this.updates.get(stage)!.update(rates);
     try {
       const [gradNorm, ...measured] = await Promise.all([norm.readFloats(), ...passes.map(readPass)]);
-      await this.parts.pictures.settle();
+      await Promise.all([this.parts.pictures.settle(), this.parts.captions.settle()]);
       const loss = measured.reduce((sum, pass) => sum + pass.loss, 0) / measured.length;
       const joined = (values: (m: MeasuredTokens) => ArrayLike<number>) =>
         measured.flatMap((m) => Array.from(values(m)));
@@ -135,24 +140,22 @@ export class TransformerTrainer implements Trainee {
 
   /** Loss and gradients of a part of a batch. What is drawn for a sample depends on its number in the run alone. */
   private pass(stage: TransformerStage, batch: Batch, step: number, share: number): BitLoss {
-    const { config, pictures, transformer, textEncoder, text } = this.parts;
+    const { config, pictures, captions, transformer } = this.parts;
     const { text_dropout, always_training_scales } = stage.config;
     const { seed } = config;
     const update = this.updates.get(stage)!;
     const features_BHWd = pictures.of(batch);
     const draws = { seed, step, firstSample: batch.first };
     const micro = update.prepare(features_BHWd, scheduleOf(stage, batch), draws, always_training_scales);
-    const maxLength = transformer.config.text_maxlen;
-    const prompts = batch.captions.map((caption) => text.tokenizer.encode(caption, { maxLength }).ids);
     const draw = (sample: number, stream: number, element = 0, scale = 0): number =>
       uniformDraw(seed, { element, scale, image: batch.first + sample, stream });
-    const dropText = prompts.map((_, b) => draw(b, RandomStream.dropText) < text_dropout);
+    const dropText = batch.captions.map((_, b) => draw(b, RandomStream.dropText) < text_dropout);
     const dropPath = dropPathRates(transformer.config).map((rate, i) => {
       const keep = (branch: number): number[] =>
-        prompts.map((_, b) => Number(draw(b, RandomStream.dropPath, branch, i) >= rate));
+        batch.captions.map((_, b) => Number(draw(b, RandomStream.dropPath, branch, i) >= rate));
       return { sa: keep(0), ffn: keep(1) };
     });
-    const out = update.accumulate(micro, share, () => ({ text: textEncoder.encode(prompts), dropText, dropPath }));
+    const out = update.accumulate(micro, share, () => ({ text: captions.of(batch), dropText, dropPath }));
     for (const t of [features_BHWd, micro.inputs_BLD, micro.labels_BLD]) t?.dispose();
     return out;
   }

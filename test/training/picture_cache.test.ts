@@ -48,7 +48,7 @@ describe('cached features of pictures', () => {
         const batch = await drawBatch(data, { first: 2 * step, count: 2 });
         steps.push(await trainer.step(batch, step, { lr: 0.003, weightDecay: 0.01 }));
       }
-      return { steps, cache: { read: 0, computed: 0, damaged: 0, ...trainer.cacheCounts } };
+      return { steps, cache: { read: 0, computed: 0, damaged: 0, ...trainer.cache?.pictures } };
     });
   const entries = async (cache: string): Promise<string[]> =>
     (await readdir(cache, { recursive: true, withFileTypes: true }))
