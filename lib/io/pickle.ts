@@ -40,12 +40,21 @@ export interface PickleHost {
   readonly charge: (bytes: number) => void;
 }
 
+/** A value, and the bytes that its pickle takes. */
+export interface ReadPickle {
+  readonly value: PickleValue;
+  readonly bytes: number;
+}
+
 export function invalidPickle(name: string, what: string, value: unknown = name): InfinityError {
   return new InfinityError('CHECKPOINT_INVALID', `${name} is not a valid pickle: ${what}.`, {
     value,
     cure: 'Download or write the file again.',
   });
 }
+
+/** The bytes end before the pickle does. */
+class CutOff extends Error {}
 
 function unsafe(name: string, kind: 'global' | 'opcode', what: string): InfinityError {
   return new InfinityError('UNSAFE_PICKLE', `${name} uses the ${kind} ${what}, which is not allowed in a checkpoint.`, {
@@ -76,8 +85,10 @@ const MAX_MARKS = 1000;
 /** The newest protocol. */
 const MAX_PROTOCOL = 5;
 
+/** An entry of a dictionary in memory, roughly. */
+export const PAIR_BYTES = 96;
 /** Rough sizes of what an engine makes, with what it throws away while its tables grow. */
-const COST = { op: 8, array: 48, item: 16, dict: 200, pair: 96, string: 32, float: 24, memo: 80 } as const;
+const COST = { op: 8, array: 48, item: 16, dict: 200, pair: PAIR_BYTES, string: 32, float: 24, memo: 80 } as const;
 
 class Machine {
   private at = 0;
@@ -102,7 +113,7 @@ class Machine {
   /** Moves past `length` bytes that must be there. */
   private take(length: number): number {
     const from = this.at;
-    if (length > this.bytes.byteLength - from) this.refuse('it is cut off');
+    if (length > this.bytes.byteLength - from) throw new CutOff();
     this.at = from + length;
     return from;
   }
@@ -197,8 +208,9 @@ class Machine {
 
   private line(): string {
     const end = this.bytes.subarray(this.at, this.at + MAX_GLOBAL_NAME).indexOf(LINE_FEED);
-    if (end < 0) this.refuse('the name of a global is too long or cut off');
-    const from = this.take(end + 1);
+    // Without its end the name is as long as it may be, or the bytes are at theirs.
+    const from = this.take(end < 0 ? MAX_GLOBAL_NAME : end + 1);
+    if (end < 0) this.refuse('the name of a global is too long');
     return this.decode(from, from + end);
   }
 
@@ -272,6 +284,7 @@ class Machine {
     88: (m) => m.string(m.uint32()), // BINUNICODE
     140: (m) => m.string(m.byte()), // SHORT_BINUNICODE
     85: (m) => m.string(m.byte()), // SHORT_BINSTRING
+    84: (m) => m.string(m.uint32()), // BINSTRING
     66: (m) => m.binary(m.uint32()), // BINBYTES
     67: (m) => m.binary(m.byte()), // SHORT_BINBYTES
     125: (m) => m.dictionary(), // EMPTY_DICT
@@ -297,7 +310,7 @@ class Machine {
     81: (m) => m.push(m.host.persistent(m.pop())), // BINPERSID
   };
 
-  run(): PickleValue {
+  run(): ReadPickle {
     for (;;) {
       const op = this.byte();
       this.host.charge(COST.op);
@@ -306,17 +319,32 @@ class Machine {
       if (!step) throw unsafe(this.host.name, 'opcode', REFUSED[op] ?? `0x${op.toString(16).padStart(2, '0')}`);
       step(this);
     }
-    if (this.at !== this.bytes.byteLength) this.refuse('something follows its end');
     if (this.stack.length !== 1 || this.marks.length > 0) this.refuse(`it leaves ${this.stack.length} values`);
-    return this.stack[0]!;
+    return { value: this.stack[0]!, bytes: this.at };
   }
 }
 
 /**
- * The value that a pickle describes.
+ * The first pickle of these bytes; nothing when they end before it does.
  * @throws InfinityError UNSAFE_PICKLE naming the global or opcode that is not allowed, CHECKPOINT_INVALID for a malformed
  *   pickle, and whatever the host throws
  */
+export function readPickle(bytes: Uint8Array, host: PickleHost): ReadPickle | undefined {
+  try {
+    return new Machine(bytes, host).run();
+  } catch (error) {
+    if (error instanceof CutOff) return undefined;
+    throw error;
+  }
+}
+
+/**
+ * The value that a pickle describes, which takes all of these bytes.
+ * @throws InfinityError as `readPickle`, and CHECKPOINT_INVALID when the pickle is cut off or something follows it
+ */
 export function parsePickle(bytes: Uint8Array, host: PickleHost): PickleValue {
-  return new Machine(bytes, host).run();
+  const read = readPickle(bytes, host);
+  if (!read) throw invalidPickle(host.name, 'it is cut off');
+  if (read.bytes !== bytes.byteLength) throw invalidPickle(host.name, 'something follows its end');
+  return read.value;
 }

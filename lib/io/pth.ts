@@ -1,75 +1,35 @@
 /**
- * PyTorch files (.pth, .pt, .bin): a zip archive of one pickle and one record per storage. The pickle is read by a machine that
- * can only make data, sizes are checked against the records before anything is allocated, and of the records only what a tensor
- * covers is read. Source: torch/serialization.py (_save, _load), caffe2/serialize/inline_container.cc.
+ * PyTorch files (.pth, .pt, .bin) of both forms: a zip archive, or before version 1.6 pickles with the values behind them. The
+ * pickle is read by a machine that can only make data, sizes are checked against the file before anything is allocated, and of
+ * the values only what a tensor covers is read.
  */
-import { InfinityError } from '../errors.js';
 import { type ByteSource, bytesInMemory, openWith } from './byte_source.js';
-import { type PickleValue, parsePickle } from './pickle.js';
+import type { PickleValue } from './pickle.js';
 import { contiguous, gather } from './strided.js';
 import { DTYPE_BYTES, type TensorData } from './tensor_data.js';
 import { noSuchTensor, type TensorSource } from './tensor_source.js';
-import { StoredTensor, TorchObjects } from './torch_objects.js';
-import { ZipArchive } from './zip.js';
+import { invalidPth, type TorchContainer } from './torch_container.js';
+import { isTorchLegacy, LEGACY_BEGINNING, openTorchLegacy } from './torch_legacy.js';
+import { StoredTensor } from './torch_objects.js';
+import { openTorchZip } from './torch_zip.js';
 
-const MAX_PICKLE_BYTES = 1 << 26;
-/** What the pickle may come to in memory: so many times the file's size, and a little for small files. */
-const MEMORY_FACTOR = 8;
-const MEMORY_BASE = 1 << 16;
-const MEMORY_MOST = 1 << 28;
 /** Views that overlap can claim any number of elements; no checkpoint repeats its weights so often. */
 const CLAIM_FACTOR = 8;
 const MAX_DEPTH = 64;
 
-/** The magic number that torch's older format begins with, as the first pickle of several. */
-const LEGACY = Uint8Array.of(0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19);
-
-function invalidPth(name: string, what: string, cure = 'Download or write the file again.'): InfinityError {
-  return new InfinityError('CHECKPOINT_INVALID', `${name} is not a valid PyTorch file: ${what}.`, {
-    value: name,
-    cure,
-  });
-}
-
-/** Counts what is made on behalf of the file. */
-function allowance(name: string, most: number): (bytes: number) => void {
-  let left = most;
-  return (bytes) => {
-    left -= bytes;
-    if (left < 0) throw invalidPth(name, 'it describes more objects than a file of its size may');
-  };
-}
-
-/** Files that are taken for zip archives by their name only, with what to do about each. */
-async function checkBeginning(source: ByteSource): Promise<void> {
-  const bytes = Buffer.from(await source.read(0, Math.min(source.size, LEGACY.byteLength)));
-  if (bytes.subarray(0, 2).toString('latin1') === 'PK') return;
-  if (bytes.equals(LEGACY))
-    throw invalidPth(
-      source.name,
-      'it is in the form before PyTorch 1.6',
-      'Load and save it with PyTorch 1.6 or later.',
-    );
-  if (bytes.toString('latin1').startsWith('version http'))
+/** Opens the form that the first bytes tell. */
+async function openContainer(source: ByteSource): Promise<TorchContainer> {
+  const bytes = await source.read(0, Math.min(source.size, LEGACY_BEGINNING));
+  if (isTorchLegacy(bytes)) return openTorchLegacy(source);
+  const text = Buffer.from(bytes).toString('latin1');
+  if (text.startsWith('PK')) return openTorchZip(source);
+  if (text.startsWith('version http'))
     throw invalidPth(source.name, 'it is a Git LFS pointer', 'Download the file that it stands for.');
-  throw invalidPth(source.name, 'it does not begin as a zip archive', 'Check that it was saved with torch.save.');
-}
-
-/** The folder that holds all records: the name torch.save was given, or "archive". */
-function rootOf(archive: ZipArchive, name: string): string {
-  const [first] = archive.entries.keys();
-  if (first === undefined) throw invalidPth(name, 'it is empty');
-  const root = first.slice(0, first.indexOf('/') + 1);
-  const stray = root === '' ? first : [...archive.entries.keys()].find((entry) => !entry.startsWith(root));
-  if (stray !== undefined) throw invalidPth(name, `its entry ${JSON.stringify(stray)} is in no folder with the others`);
-  return root;
-}
-
-async function record(archive: ZipArchive, path: string, name: string, most: number): Promise<Uint8Array> {
-  const entry = archive.entries.get(path);
-  if (!entry) throw invalidPth(name, `it has no record ${path}`);
-  if (entry.size > most) throw invalidPth(name, `its record ${path} has ${entry.size} bytes`);
-  return archive.read(entry);
+  throw invalidPth(
+    source.name,
+    'it begins neither as a zip archive nor as a file of PyTorch before 1.6',
+    'Check that it was saved with torch.save.',
+  );
 }
 
 /** The tensors of a tree by their dotted paths. Depth and work are limited, so containers may contain one another. */
@@ -102,15 +62,18 @@ export class PthFile implements TensorSource {
 
   private constructor(
     private readonly source: ByteSource,
-    private readonly archive: ZipArchive,
-    private readonly root: string,
-    readonly tree: PickleValue,
+    private readonly container: TorchContainer,
     readonly tensors: ReadonlyMap<string, StoredTensor>,
   ) {}
 
+  /** The object that was saved. */
+  get tree(): PickleValue {
+    return this.container.tree;
+  }
+
   /**
-   * @throws InfinityError MODEL_NOT_FOUND, IO_ERROR; CHECKPOINT_INVALID for anything malformed, truncated or in the form
-   *   before PyTorch 1.6; UNSAFE_PICKLE naming the global or opcode when the file asks for more than data
+   * @throws InfinityError MODEL_NOT_FOUND, IO_ERROR; CHECKPOINT_INVALID for anything malformed or truncated; UNSAFE_PICKLE
+   *   naming the global or opcode when the file asks for more than data
    */
   static async open(path: string): Promise<PthFile> {
     return openWith(path, (source) => PthFile.from(source));
@@ -119,23 +82,8 @@ export class PthFile implements TensorSource {
   /** Takes the source over. */
   static async from(source: ByteSource): Promise<PthFile> {
     const { name, size } = source;
-    await checkBeginning(source);
-    const archive = await ZipArchive.open(source);
-    const root = rootOf(archive, name);
-    const pickle = await record(archive, `${root}data.pkl`, name, MAX_PICKLE_BYTES);
-    const order = archive.entries.has(`${root}byteorder`) && (await record(archive, `${root}byteorder`, name, 16));
-    if (order && Buffer.from(order).toString('latin1') !== 'little')
-      throw invalidPth(name, 'its numbers are not little-endian', 'Save it on a little-endian machine.');
-    const objects = new TorchObjects(name);
-    const charge = allowance(name, Math.min(MEMORY_FACTOR * size + MEMORY_BASE, MEMORY_MOST));
-    const tree = parsePickle(pickle, { name, charge, globals: objects.globals, persistent: objects.persistent });
-    for (const { key, dtype, elements } of objects.storages.values()) {
-      const entry = archive.entries.get(`${root}data/${key}`);
-      if (!entry) throw invalidPth(name, `its storage ${key} is missing`);
-      if (entry.size !== elements * DTYPE_BYTES[dtype])
-        throw invalidPth(name, `its storage ${key} has ${entry.size} bytes for ${elements} elements of ${dtype}`);
-    }
-    const tensors = nameTensors(tree, name, charge);
+    const container = await openContainer(source);
+    const tensors = nameTensors(container.tree, name, container.charge);
     let claimed = 0;
     for (const tensor of tensors.values()) claimed += tensor.byteLength;
     if (claimed > CLAIM_FACTOR * size)
@@ -144,7 +92,7 @@ export class PthFile implements TensorSource {
         `its tensors overlap so much that they claim ${claimed} bytes of ${size}`,
         'Save copies of the tensors: tensor.clone() for each.',
       );
-    return new PthFile(source, archive, root, tree, tensors);
+    return new PthFile(source, container, tensors);
   }
 
   async read(name: string): Promise<TensorData> {
@@ -152,8 +100,7 @@ export class PthFile implements TensorSource {
     if (!tensor) throw noSuchTensor(name, this.source.name);
     const { dtype, shape, offset, span } = tensor;
     const width = DTYPE_BYTES[dtype];
-    const entry = this.archive.entries.get(`${this.root}data/${tensor.storage.key}`)!;
-    const bytes = await this.archive.read(entry, offset * width, (offset + span) * width);
+    const bytes = await this.container.readStorage(tensor.storage.key, offset * width, (offset + span) * width);
     return { dtype, shape, data: contiguous(tensor) ? bytes : gather(bytes, tensor, width) };
   }
 

@@ -2,21 +2,33 @@
  * What torch.save puts into a pickle, as descriptions: storages, the tensors that view them, and the few other globals a
  * checkpoint may name. Source: torch/serialization.py (persistent_load), torch/_utils.py (_rebuild_*).
  */
-import { invalidPickle, PickleAttributes, PickleGlobal, PickleObject, type PickleValue } from './pickle.js';
+import {
+  invalidPickle,
+  PAIR_BYTES,
+  PickleAttributes,
+  type PickleDict,
+  PickleGlobal,
+  type PickleHost,
+  type PickleKey,
+  PickleObject,
+  type PickleValue,
+} from './pickle.js';
 import { DTYPE_BYTES, type TensorDType, type TensorInfo } from './tensor_data.js';
 
-/** A record of the archive that holds elements of one type. */
+/** Elements of one type that the file holds, or some of them: before PyTorch 0.4 storages could be views of others. */
 export class Storage extends PickleObject {
   constructor(
     readonly dtype: TensorDType,
     readonly key: string,
     readonly elements: number,
+    /** Where its first element stands among those of the storage in the file. */
+    readonly begin = 0,
   ) {
     super();
   }
 }
 
-/** A tensor of a PyTorch file: a strided view of a storage. `offset` and `strides` count elements. */
+/** A tensor of a PyTorch file: a strided view of a storage in the file. `offset` and `strides` count elements. */
 export class StoredTensor extends PickleObject implements TensorInfo {
   constructor(
     readonly storage: Storage,
@@ -75,12 +87,16 @@ function isCounts(value: unknown): value is readonly number[] {
  * The globals that a checkpoint may name, and the storages its persistent ids mean.
  * @param name of the file, for messages
  */
-export class TorchObjects {
+export class TorchObjects implements PickleHost {
   private readonly allowed = new Map<string, PickleGlobal>();
   private readonly storageTypes = new Map<PickleValue, TensorDType>();
+  /** Those in the file, by key. */
   readonly storages = new Map<string, Storage>();
 
-  constructor(private readonly name: string) {
+  constructor(
+    readonly name: string,
+    readonly charge: (bytes: number) => void,
+  ) {
     for (const [storage, dtype] of Object.entries(STORAGES)) {
       const global = this.allow(`torch.${storage}`);
       this.storageTypes.set(global, dtype);
@@ -102,9 +118,9 @@ export class TorchObjects {
 
   readonly globals = (name: string): PickleGlobal | undefined => this.allowed.get(name);
 
-  /** ("storage", type, key, device, elements) */
+  /** ("storage", type, key, device, elements), before PyTorch 1.6 with what it is a view of */
   readonly persistent = (id: PickleValue): Storage => {
-    const [kind, type, key, , elements] = Array.isArray(id) ? (id as readonly PickleValue[]) : [];
+    const [kind, type, key, , elements, view = null] = Array.isArray(id) ? (id as readonly PickleValue[]) : [];
     const dtype = type === undefined ? undefined : this.storageTypes.get(type);
     if (kind !== 'storage' || !dtype || typeof key !== 'string' || !isCount(elements))
       return this.refuse('a persistent id describes no storage');
@@ -113,8 +129,16 @@ export class TorchObjects {
       return this.refuse(`storage ${JSON.stringify(key)} is described twice`);
     const storage = known ?? new Storage(dtype, key, elements);
     this.storages.set(key, storage);
-    return storage;
+    return view === null ? storage : this.part(storage, view);
   };
+
+  /** (key of the view, its first element, its elements) */
+  private part({ dtype, key, elements }: Storage, view: PickleValue): Storage {
+    const [, begin, count] = Array.isArray(view) ? (view as readonly PickleValue[]) : [];
+    if (!isCount(begin) || !isCount(count) || begin + count > elements)
+      return this.refuse(`a view of storage ${JSON.stringify(key)} is malformed`);
+    return new Storage(dtype, key, count, begin);
+  }
 
   private refuse(what: string): never {
     throw invalidPickle(this.name, what);
@@ -126,10 +150,18 @@ export class TorchObjects {
     return global;
   }
 
-  /** Empty, to be filled by the pickle. (The form with pairs as an argument dates from Python 2.) */
-  private orderedDict(args: readonly PickleValue[]): PickleValue {
-    if (args.length > 0) this.refuse('an OrderedDict is made with arguments');
-    return new Map();
+  /** Empty, to be filled by the pickle; of Python 2 with a list of [key, value]. */
+  private orderedDict([pairs = []]: readonly PickleValue[]): PickleDict {
+    const entries = Array.isArray(pairs) ? (pairs as readonly PickleValue[]) : [pairs];
+    this.charge(PAIR_BYTES * entries.length);
+    return new Map(entries.map((pair) => this.entry(pair)));
+  }
+
+  private entry(pair: PickleValue): [PickleKey, PickleValue] {
+    const [key, value, more] = Array.isArray(pair) ? (pair as readonly PickleValue[]) : [];
+    if (key === undefined || value === undefined || more !== undefined || (typeof key === 'object' && key !== null))
+      return this.refuse('an OrderedDict is made of something else than keys and values');
+    return [key, value];
   }
 
   /** (storage, offset, size, stride, ...): what follows concerns gradients. */
@@ -137,7 +169,7 @@ export class TorchObjects {
     if (!(storage instanceof Storage)) return this.refuse('a tensor has no storage');
     if (!isCount(offset) || !isCounts(shape) || !isCounts(strides) || shape.length !== strides.length)
       return this.refuse('a tensor has no valid offset, shape and strides');
-    const tensor = new StoredTensor(storage, offset, shape.slice(), strides.slice());
+    const tensor = new StoredTensor(storage, storage.begin + offset, shape.slice(), strides.slice());
     if (tensor.count > 0 && offset + tensor.span > storage.elements)
       this.refuse(
         `a tensor [${shape.join(', ')}] reaches to element ${offset + tensor.span} of a storage of ${storage.elements}`,

@@ -203,7 +203,6 @@ describe('PyTorch files', () => {
     ],
     ['no pickle', zip([{ name: 'archive/version', data: Buffer.from('3') }]), /data\.pkl/],
     ['no records', zip([]), /empty/],
-    ['the form before PyTorch 1.6', Buffer.from('80028a0a6cfc9c46f9206aa850192e80024de9032e', 'hex'), /1\.6/],
     ['a Git LFS pointer', Buffer.from('version https://git-lfs.github.com/spec/v1\n'), /LFS/],
     ['nothing', Buffer.alloc(0), /zip/],
     ['a web page', Buffer.from('<!doctype html><title>Not found</title>'), /zip/],

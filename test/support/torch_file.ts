@@ -148,7 +148,8 @@ export const pickled = {
     Buffer.concat([pickled.call(pickled.global('collections', 'OrderedDict')), pickled.dict(entries).subarray(1)]),
   put: (index: number, value: Pickled): Pickled => Buffer.concat([value, op(0x71, index)]),
   get: (index: number): Pickled => op(0x68, index),
-  storage: (type: string, key: string, elements: Pickled): Pickled =>
+  /** @param view what the form before PyTorch 1.6 adds: none, or which part of the storage is meant */
+  storage: (type: string, key: string, elements: Pickled, ...view: Pickled[]): Pickled =>
     Buffer.concat([
       pickled.tuple(
         pickled.string('storage'),
@@ -156,6 +157,7 @@ export const pickled = {
         pickled.string(key),
         pickled.string('cpu'),
         elements,
+        ...view,
       ),
       text('Q'),
     ]),
@@ -190,18 +192,64 @@ export function torchFile(
   ]);
 }
 
-/** A state dict of f32 tensors as torch.save writes it. */
-export function torchState(
-  tensors: ReadonlyMap<string, { readonly shape: readonly number[]; readonly data: Uint8Array }>,
+/** The magic number of the form before PyTorch 1.6. */
+export const LEGACY_MAGIC = pickleOf(pickled.long(0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19));
+
+/** A storage in that form, of which the file may tell another number of elements. */
+export interface LegacyStorage {
+  readonly key: string;
+  readonly count: number;
+  readonly data: Uint8Array;
+}
+
+/** What stands before the saved object. */
+export function legacyHead(version = 1001): Buffer {
+  const machine = {
+    protocol_version: pickled.int(1001),
+    little_endian: pickled.bool(true),
+    type_sizes: pickled.dict({}),
+  };
+  return Buffer.concat([LEGACY_MAGIC, pickleOf(pickled.int(version)), pickleOf(pickled.dict(machine))]);
+}
+
+/** A file as torch.save wrote it before PyTorch 1.6: pickles, then the storages one after the other. */
+export function legacyTorchFile(
+  value: Pickled,
+  storages: readonly LegacyStorage[],
+  keys: Pickled = pickled.list(...storages.map(({ key }) => pickled.string(key))),
 ): Buffer {
+  const contents = storages.flatMap(({ count, data }) => [fields([[8, count]]), data]);
+  return Buffer.concat([legacyHead(), pickleOf(value), pickleOf(keys), ...contents]);
+}
+
+type F32State = ReadonlyMap<string, { readonly shape: readonly number[]; readonly data: Uint8Array }>;
+
+/** The entries of a state dict of f32 tensors, each in a storage of its own. */
+function stateEntries(tensors: F32State, ...view: Pickled[]): [Record<string, Pickled>, LegacyStorage[]] {
   const entries: Record<string, Pickled> = {};
-  const storages: Record<string, Uint8Array> = {};
+  const storages: LegacyStorage[] = [];
   for (const [name, { shape, data }] of tensors) {
     const strides = shape.map((_, i) => shape.slice(i + 1).reduce((a, b) => a * b, 1));
-    const key = String(Object.keys(storages).length);
-    const storage = pickled.storage('FloatStorage', key, pickled.int(data.byteLength / 4));
-    entries[name] = pickled.tensor(storage, 0, shape, strides);
-    storages[key] = data;
+    const [key, count] = [String(storages.length), data.byteLength / 4];
+    entries[name] = pickled.tensor(
+      pickled.storage('FloatStorage', key, pickled.int(count), ...view),
+      0,
+      shape,
+      strides,
+    );
+    storages.push({ key, count, data });
   }
-  return torchFile(pickled.orderedDict(entries), storages);
+  return [entries, storages];
+}
+
+/** A state dict of f32 tensors as torch.save writes it. */
+export function torchState(tensors: F32State): Buffer {
+  const [entries, storages] = stateEntries(tensors);
+  return torchFile(pickled.orderedDict(entries), Object.fromEntries(storages.map(({ key, data }) => [key, data])));
+}
+
+/** The same as it was written before PyTorch 1.6. */
+export function legacyTorchState(tensors: F32State): Buffer {
+  const [entries, storages] = stateEntries(tensors, pickled.none);
+  return legacyTorchFile(pickled.orderedDict(entries), storages);
 }

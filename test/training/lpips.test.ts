@@ -1,6 +1,6 @@
 /** The perceptual distance against plain loops, at small widths: the architecture is a parameter. */
 import assert from 'node:assert/strict';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Device } from '../../lib/device.js';
@@ -15,6 +15,7 @@ import { assertDirections } from '../support/directions.js';
 import { assertClean, isaDevices, randomArray } from '../support/numeric.js';
 import { convolve, map, maxPool, type Plain, pictures, unitVectors } from '../support/plain_convnet.js';
 import { smallVgg, WIDTHS } from '../support/small_vgg.js';
+import { legacyTorchState } from '../support/torch_file.js';
 
 const SHAPE = [2, 18, 16, 3];
 
@@ -108,6 +109,23 @@ describe('LPIPS', () => {
     const again = await loadLpips([join(root, 'training.safetensors')], Device.default());
     again.network.dispose();
     assert.equal(again.digest, digest);
+  });
+
+  it('is read from the files in the form that they were published in, before PyTorch 1.6', async () => {
+    const { network, digest } = await loadLpips(await twoFiles(), Device.default());
+    network.dispose();
+    const paths = ['vgg16.pth', 'vgg.pth'].map((name) => join(root, name));
+    for (const [i, path] of paths.entries()) {
+      const own = [...weights].filter(([name]) => name.startsWith('lin') === (i === 1));
+      await writeFile(path, legacyTorchState(new Map(own.map(([name, t]) => [name, fromFloat32(t.data, t.shape)]))));
+    }
+    const again = await loadLpips(paths, Device.default());
+    again.network.dispose();
+    assert.equal(again.digest, digest);
+    await assert.rejects(loadLpips([paths[1]!], Device.default()), {
+      code: 'CHECKPOINT_CONFIG_MISMATCH',
+      message: /features\.0\.weight/,
+    });
   });
 
   it('has the gradient that directional differences have', async () => {

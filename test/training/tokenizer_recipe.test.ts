@@ -1,13 +1,12 @@
 /** The published recipe of the tokenizer, its parts switched on one by one. */
 import assert from 'node:assert/strict';
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { Device } from '../../lib/device.js';
 import { InfinityError } from '../../lib/errors.js';
 import { Checkpoint } from '../../lib/io/checkpoint.js';
-import { writeSafetensors } from '../../lib/io/safetensors.js';
 import { fromFloat32 } from '../../lib/io/tensor_data.js';
 import { floatWeights } from '../../lib/io/weights.js';
 import { uniformDraw } from '../../lib/philox.js';
@@ -20,6 +19,7 @@ import { restoreLfq } from '../../lib/training/lfq_checkpoint.js';
 import { loadRunState } from '../../lib/training/run_state.js';
 import { smallVgg } from '../support/small_vgg.js';
 import { optimizer, runSome, tokenizerConfig, using } from '../support/tiny_training.js';
+import { legacyTorchState } from '../support/torch_file.js';
 
 const open = (change: object): Promise<Training> =>
   openTraining('tokenizer', { config: { ...tokenizerConfig, ...change } });
@@ -170,18 +170,21 @@ describe('the tokenizer recipe', function () {
     assert.equal((await (await Checkpoint.open(directory)).config('vae')).scale_schedule, '4 4');
   });
 
-  /** Files of a perceptual network of a few channels. */
+  /** Files of a perceptual network of a few channels, in the form of the published ones. */
   async function perceptualFiles(name: string, seed: number): Promise<string[]> {
-    const path = join(root, name);
     const tensors = [...smallVgg(seed)].map(([n, { data, shape }]) => [n, fromFloat32(data, shape)] as const);
-    await writeSafetensors(path, new Map(tensors));
-    return [path];
+    const paths = [join(root, `${name}16.pth`), join(root, `${name}.pth`)];
+    for (const [i, path] of paths.entries()) {
+      const own = tensors.filter(([n]) => n.startsWith('lin') === (i === 1));
+      await writeFile(path, legacyTorchState(new Map(own)));
+    }
+    return paths;
   }
   const discriminator = { base_ch: 4, layers: 2, weight: 0.3, start: 2, lr_multiplier: 2, lecam: 0.05 };
   const loss = tokenizerConfig.loss;
 
   it('perceptual loss and discriminator train along, and a resumed run takes them along', async () => {
-    const perceptual_weights = await perceptualFiles('vgg.safetensors', 1);
+    const perceptual_weights = await perceptualFiles('vgg', 1);
     const change = { discriminator, loss: { ...loss, perceptual_weights }, decay_vectors: true };
     const events = await resumes('judged', change);
     const names = events.map(({ metrics }) => Object.keys(metrics).join(' '));
@@ -207,7 +210,7 @@ describe('the tokenizer recipe', function () {
     );
 
     // Other weights under the same name are no resumption; a second stage takes the discriminator of the first over.
-    await perceptualFiles('vgg.safetensors', 2);
+    await perceptualFiles('vgg', 2);
     await using(await open(change), (t) =>
       assert.rejects(
         runSome(t, join(root, 'judged')),

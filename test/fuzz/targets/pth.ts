@@ -70,8 +70,8 @@ interface Tensor {
   readonly stride: readonly number[];
 }
 
-function tensor({ key, type, elements, offset, shape, stride }: Tensor): Buffer {
-  const storage = tuple(text('storage'), global('torch', type), text(key), text('cpu'), integer(elements));
+function tensor({ key, type, elements, offset, shape, stride }: Tensor, view: readonly Buffer[] = []): Buffer {
+  const storage = tuple(text('storage'), global('torch', type), text(key), text('cpu'), integer(elements), ...view);
   const hooks = Buffer.concat([global('collections', 'OrderedDict'), op(')R')]);
   const extents = [shape, stride].map((values) => tuple(...values.map(integer)));
   const args = tuple(Buffer.concat([storage, op('Q')]), integer(offset), ...extents, op('\x89'), hooks);
@@ -118,9 +118,24 @@ function pickles(): Buffer[] {
 const file = (tree: Uint8Array): Buffer =>
   zip([['data.pkl', tree], ['byteorder', op('little')], ...STORAGES, ['version', op('3\n')]]);
 
+const int64 = (value: number): Buffer => Buffer.from(BigInt64Array.of(BigInt(value)).buffer);
+
+/** The form before PyTorch 1.6: pickles, then the storages behind the numbers of their elements. */
+function legacyFile(): Buffer {
+  const magic = Buffer.from('8a0a6cfc9c46f9206aa85019', 'hex');
+  const part = tuple(text('v'), integer(8), integer(24));
+  const tree = dictionary([
+    ['a.weight', tensor(MATRIX, [op('N')])],
+    ['b', tensor(VIEW, [part])],
+  ]);
+  const heads = [magic, integer(1001), dictionary([['little_endian', op('\x88')]]), tree, tuple(text('1'), text('0'))];
+  const [first, second] = STORAGES.map(([, content]) => content);
+  return Buffer.concat([...heads.map(pickle), int64(VIEW.elements), second!, int64(MATRIX.elements), first!]);
+}
+
 export const pth: FuzzTarget = {
   name: 'pth',
-  seeds: () => pickles().map(file),
+  seeds: () => [...pickles().map(file), legacyFile()],
   async read(bytes) {
     const source = await parsePth(bytes);
     let total = 0;
