@@ -21,19 +21,17 @@ const SHOWN = 5;
 
 const said = ({ name, reason }: BadRow): string => `${name}: ${reason}`;
 
-/** Counts each bad row once. */
+/** Counts each bad row once, however many stages of a run meet it. */
 export class BadRows {
-  private readonly rows = new Set<number>();
+  private readonly rows = new Set<string>();
   private readonly first: string[] = [];
 
-  constructor(known: readonly BadRow[]) {
-    this.add(known);
-  }
-
-  add(bad: readonly BadRow[]): void {
+  /** @param set path of the dataset that the rows belong to */
+  add(set: string, bad: readonly BadRow[]): void {
     for (const fault of bad) {
-      if (this.rows.has(fault.row)) continue;
-      this.rows.add(fault.row);
+      const key = `${fault.row} ${set}`;
+      if (this.rows.has(key)) continue;
+      this.rows.add(key);
       if (this.first.length < SHOWN) this.first.push(said(fault));
     }
   }

@@ -7,11 +7,11 @@ export type { BatchRequest } from './sample.js';
 
 /** Consecutive samples side by side. */
 export interface Batch {
-  /** Samples `first … first + count - 1` of the dataset. */
+  /** Samples `first … first + captions.length - 1` of the dataset. */
   readonly first: number;
   /** Of every sample. */
   readonly size: readonly [height: number, width: number];
-  /** RGB bytes, [count, height, width, 3]; zeros where `features` holds what is computed from them. */
+  /** RGB bytes, [samples, height, width, 3]; zeros where `features` holds what is computed from them. */
   readonly pixels: Uint8Array;
   readonly captions: readonly string[];
   /** Of every sample's picture, its entry of the cache; absent without one. */
@@ -28,15 +28,15 @@ export interface Batch {
  * @throws InfinityError INVALID_ARGUMENT when no sample can be made; the signal's reason
  */
 export async function drawBatch(dataset: Dataset, request: BatchRequest, signal?: AbortSignal): Promise<Batch> {
-  const { first, count } = request;
+  const { first, count, wanted = count } = request;
   const size = dataset.sizeOf(request);
   const stride = size[0] * size[1] * 3;
-  const pixels = new Uint8Array(count * stride);
+  const pixels = new Uint8Array(wanted * stride);
   const captions: string[] = [];
   const features: Lookup[] = [];
   const textFeatures: Lookup[] = [];
   const bad: BadRow[] = [];
-  for (let i = 0; i < count; i++) {
+  for (let i = 0; i < wanted; i++) {
     signal?.throwIfAborted();
     const sample = await dataset.sample(first + i, request);
     if (sample.pixels) pixels.set(sample.pixels, i * stride);

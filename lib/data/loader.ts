@@ -3,11 +3,12 @@ import { once } from 'node:events';
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { InfinityError } from '../errors.js';
-import { BadRows, type BadRowsReport } from './bad_rows.js';
+import { type BadRow, BadRows, type BadRowsReport } from './bad_rows.js';
 import { type Batch, drawBatch } from './batch.js';
 import { type DatasetSource, openDataset } from './dataset.js';
 import { listedAsBad } from './listing.js';
 import type { LoaderAnswer, LoaderRequest } from './loader_worker.js';
+import type { BatchRequest } from './sample.js';
 
 /** Which batches a loader gives, and how far it runs ahead of them. */
 export interface LoaderOptions {
@@ -16,6 +17,10 @@ export interface LoaderOptions {
   readonly start: number;
   /** Batches drawn ahead, which bounds the memory. 0 draws each in this thread when it is asked for. */
   readonly ahead: number;
+  /** How many samples of the batch `n` after the start are wanted, the first ones; all by default. */
+  readonly wanted?: ((n: number) => number) | undefined;
+  /** Gets the bad rows, where several loaders count into one; each by itself by default. */
+  readonly bad?: BadRows;
 }
 
 function startWorker(workerData: DatasetSource): Worker {
@@ -42,7 +47,8 @@ export class Loader {
     private readonly options: LoaderOptions,
   ) {
     this.asked = options.start;
-    this.bad = new BadRows(source.listing ? listedAsBad(source.listing) : []);
+    this.bad = options.bad ?? new BadRows();
+    if (source.listing) this.tellBad(listedAsBad(source.listing));
     if (options.ahead === 0) return;
     this.worker = startWorker(source);
     this.worker.on('message', (answer: LoaderAnswer) => {
@@ -63,10 +69,16 @@ export class Loader {
   }
 
   /** The next request of `batchSize` samples. */
-  private advance(): { readonly first: number; readonly count: number } {
+  private advance(): BatchRequest {
+    const { batchSize: count, start, wanted } = this.options;
     const first = this.asked;
-    this.asked += this.options.batchSize;
-    return { first, count: this.options.batchSize };
+    this.asked += count;
+    return { first, count, wanted: wanted?.((first - start) / count) };
+  }
+
+  private tellBad(rows: readonly BadRow[]): void {
+    const { spec } = this.source;
+    if (spec.kind !== 'shapes') this.bad.add(spec.path, rows);
   }
 
   private ask(): void {
@@ -76,7 +88,7 @@ export class Loader {
   /** The next batch in order. @throws InfinityError INVALID_ARGUMENT when no sample can be made of any row */
   async next(): Promise<Batch> {
     const batch = this.worker ? await this.arrival() : await drawBatch(openDataset(this.source), this.advance());
-    this.bad.add(batch.bad);
+    this.tellBad(batch.bad);
     return batch;
   }
 

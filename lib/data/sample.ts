@@ -20,6 +20,8 @@ export interface TrainingSample {
 export interface BatchRequest {
   readonly first: number;
   readonly count: number;
+  /** So many of them, the first ones, are made; all by default. */
+  readonly wanted?: number | undefined;
 }
 
 /** An endless set; all it gives is a pure function of the index and the batch. */

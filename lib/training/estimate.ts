@@ -53,12 +53,14 @@ const stagesOf = (training: Training): readonly RunStage[] =>
   training.stages ?? planStages([{ config: training.config, source: training.source }]);
 
 /** The batch of a step, of at most `distinct` samples. */
-async function batchOf(stage: RunStage, step: number, distinct = Infinity): Promise<Batch> {
+async function batchOf(training: Training, stage: RunStage, step: number, distinct = Infinity): Promise<Batch> {
   const { batch_size: size } = stage.config;
+  const samples = training.samplesAt?.(step) ?? size;
   // Where a batch begins decides its size, so that a smaller one begins at a multiple of its own.
   const count = Math.min(size, distinct);
   const first = Math.floor(sampleAt(stage, step) / count) * count;
-  return filled(await drawBatch(openDataset(stage.source), { first, count }), size);
+  const wanted = Math.min(count, samples);
+  return filled(await drawBatch(openDataset(stage.source), { first, count, wanted }), samples);
 }
 
 /** A batch of `size` samples: those that there are, over and over. */
@@ -110,7 +112,7 @@ export async function estimateMemory(
     let tried = 0;
     for (const stage of stages)
       for (const step of stepsOf(stage)) {
-        await doStep(training, stage, await batchOf(stage, step, DISTINCT), step);
+        await doStep(training, stage, await batchOf(training, stage, step, DISTINCT), step);
         tried++;
       }
     stop();
@@ -166,7 +168,7 @@ export async function measureTime(training: Training, signal?: AbortSignal): Pro
       signal?.throwIfAborted();
       const step = last - (i % iterations);
       const start = performance.now();
-      const batch = await batchOf(stage, step);
+      const batch = await batchOf(training, stage, step);
       const drawn = performance.now();
       await doStep(training, stage, batch, step);
       if (i === 0) continue;

@@ -3,26 +3,27 @@
 /** Measures a run from the moment it is made. */
 export class Progress {
   private begin = performance.now();
-  private secondsPerStep: number | undefined;
+  private step: { readonly seconds: number; readonly samples: number } | undefined;
 
-  constructor(
-    private readonly total: number,
-    private readonly samplesPerStep: number,
-  ) {}
+  /** @param total steps of the run */
+  constructor(private readonly total: number) {}
 
-  /** Call once a step. */
-  tick(): void {
+  /** Call once a step. @param samples that it used */
+  tick(samples: number): void {
     const now = performance.now();
     const seconds = (now - this.begin) / 1000;
     this.begin = now;
-    this.secondsPerStep = this.secondsPerStep === undefined ? seconds : 0.95 * this.secondsPerStep + 0.05 * seconds;
+    const smooth = (before: number, value: number): number => 0.95 * before + 0.05 * value;
+    this.step = this.step
+      ? { seconds: smooth(this.step.seconds, seconds), samples: smooth(this.step.samples, samples) }
+      : { seconds, samples };
   }
 
   get samplesPerSecond(): number {
-    return this.secondsPerStep ? this.samplesPerStep / this.secondsPerStep : 0;
+    return this.step?.seconds ? this.step.samples / this.step.seconds : 0;
   }
 
   secondsLeft(step: number): number {
-    return (this.total - step) * (this.secondsPerStep ?? 0);
+    return (this.total - step) * (this.step?.seconds ?? 0);
   }
 }

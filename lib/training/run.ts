@@ -1,6 +1,6 @@
 /** The loop that every trainer shares: resume, step, report, save, stop. A trainer brings the step and its tensors. */
 import { mkdir } from 'node:fs/promises';
-import type { BadRowsReport } from '../data/bad_rows.js';
+import { BadRows, type BadRowsReport } from '../data/bad_rows.js';
 import { Loader } from '../data/loader.js';
 import type { DatasetSpec, PicturesSpec } from '../data/spec.js';
 import { InfinityError } from '../errors.js';
@@ -139,10 +139,15 @@ export async function* runTraining(
     return saveRunState(directory, { step, config: agreed, tensors: await snapshot(trainee) }, watch.highSince);
   };
   let stage = stageAt(stages, step);
-  const open = (): Loader =>
-    new Loader(stage.source, { batchSize: stage.config.batch_size, start: sampleAt(stage, step), ahead: 3 });
+  const bad = new BadRows();
+  const open = (): Loader => {
+    const from = step;
+    const wanted = trainee.samplesAt && ((n: number) => trainee.samplesAt!(from + n));
+    const batchSize = stage.config.batch_size;
+    return new Loader(stage.source, { batchSize, start: sampleAt(stage, from), ahead: 3, wanted, bad });
+  };
   let loader = open();
-  let progress = new Progress(iterations, stage.config.batch_size);
+  let progress = new Progress(iterations);
   let lastSaved = step;
   try {
     while (step < iterations) {
@@ -155,15 +160,16 @@ export async function* runTraining(
         stage = next;
         await loader.close();
         loader = open();
-        progress = new Progress(iterations, stage.config.batch_size);
+        progress = new Progress(iterations);
       }
       const rates = ratesAt(stage, step);
       const { lr } = rates;
       const phase = stage.name === undefined ? {} : { phase: stage.name };
-      const numbers = { ...(await trainee.step(await loader.next(), step, rates)), ...phase };
+      const batch = await loader.next();
+      const numbers = { ...(await trainee.step(batch, step, rates)), ...phase };
       step++;
-      progress.tick();
-      const badRows = loader.badRows();
+      progress.tick(batch.captions.length);
+      const badRows = bad.report();
       const { samplesPerSecond } = progress;
       const memory = await watch.check({ step, lr, ...numbers, samplesPerSecond }, badRows.count);
       let saved: string | undefined;

@@ -155,9 +155,17 @@ export class TokenizerTrainer implements Trainee {
     return runTraining(this, state, options);
   }
 
+  private resolutionAt(step: number): Resolution {
+    return resolutionAt(this.parts.resolutions, this.config.seed, step);
+  }
+
+  samplesAt(step: number): number {
+    return this.resolutionAt(step).batch;
+  }
+
   async step(batch: Batch, step: number, rates: StepRates): Promise<StepNumbers> {
-    const { config, resolutions, autoencoder, perceptual, optimizer, device } = this.parts;
-    const resolution = resolutionAt(resolutions, config.seed, step);
+    const { config, autoencoder, perceptual, optimizer, device } = this.parts;
+    const resolution = this.resolutionAt(step);
     const image_BHWC = this.pictures(batch, resolution);
     const adversary = this.parts.adversary?.active(step) ? this.parts.adversary : undefined;
     const tape = new Tape().watch(...optimizer.parameters);

@@ -30,6 +30,8 @@ export interface Trainee {
   readonly otherOptimizers?: readonly AdamW[];
   /** Parts of the run that follow one another; left out, there is one, as the configuration says. */
   readonly stages?: readonly RunStage[];
+  /** How many samples of its batch a step uses, the first ones; left out, all of them. */
+  samplesAt?(step: number): number;
   /** Submits one step and resolves with its numbers. `lr` and `weightDecay` are those of this step. */
   step(batch: Batch, step: number, rates: StepRates): Promise<StepNumbers>;
   /** Of the cache, where the training has one. */

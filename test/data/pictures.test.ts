@@ -3,6 +3,7 @@ import { copyFile, mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promise
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import sharp from 'sharp';
+import { BadRows } from '../../lib/data/bad_rows.js';
 import { type Batch, drawBatch } from '../../lib/data/batch.js';
 import { findDataset, openDataset } from '../../lib/data/dataset.js';
 import { Loader } from '../../lib/data/loader.js';
@@ -147,6 +148,20 @@ describe('sets of picture files', () => {
     );
     // The same from any thread and any start.
     assert.deepEqual(await draw(damaged, 4, 4), batches[1]);
+  });
+
+  it('counts a bad row once for all stages of a run, whose sizes may differ; rows of another set are others', async () => {
+    const [one, two] = [await copied('stage one'), await copied('stage two')];
+    for (const { path } of [one, two]) await writeFile(join(path, '1.JPG'), 'no picture');
+    await rm(join(two.path, '5.txt'));
+    const bad = new BadRows();
+    const counts: number[] = [];
+    for (const stage of [one, { ...one, size: 2 * SIZE }, two]) {
+      const loader = new Loader(await findDataset(stage, 'transformer'), { batchSize: 6, start: 0, ahead: 0, bad });
+      await loader.next();
+      counts.push(bad.report().count);
+    }
+    assert.deepEqual(counts, [1, 1, 3]);
   });
 
   it('ends when no row is good, whether that is seen in the listing or in the pictures', async () => {
