@@ -21,8 +21,11 @@ export interface DeviceOptions {
   readonly dry?: boolean;
 }
 
-/** Words of the submission buffer: more than the largest command can need. */
-const SUBMIT_WORDS = 1024;
+/** Operands and parameters of a command at most, as in native/core/device.cc. */
+export const MAX_OPERANDS = 384;
+const MAX_PARAMS = 64;
+/** Words of the submission buffer: head, operands of rank 6, parameters. */
+const SUBMIT_WORDS = 5 + MAX_OPERANDS * 11 + MAX_PARAMS;
 
 /** Groups the commands of one request, so that they can be cancelled together. */
 export class CancelToken {

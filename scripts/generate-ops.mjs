@@ -7,25 +7,26 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 
 export function generateOps() {
   const lines = readFileSync(join(root, 'native/ops.def'), 'utf8').matchAll(
-    /^OP\(\s*(\w+),\s*(\d+),\s*(\d+),\s*"([^"]*)"\s*\)/gm,
+    /^OP\(\s*(\w+),\s*(\d+|kMany),\s*(\d+|kMany),\s*"([^"]*)"\s*\)/gm,
   );
   const camel = (name) => name.replace(/_([a-z0-9])/g, (_, c) => c.toUpperCase());
+  const count = (operands) => (operands === 'kMany' ? `'many'` : operands);
   const entries = [...lines].map(([, name, inputs, outputs, params], id) => {
     const kinds = params
       .split(' ')
       .filter(Boolean)
       .map((p) => p[0])
       .join('');
-    return `  ${camel(name)}: { id: ${id}, name: '${name}', inputs: ${inputs}, outputs: ${outputs}, params: '${kinds}' },`;
+    return `  ${camel(name)}: { id: ${id}, name: '${name}', inputs: ${count(inputs)}, outputs: ${count(outputs)}, params: '${kinds}' },`;
   });
   return `// Generated from native/ops.def by scripts/generate-ops.mjs. Do not edit.
 
-/** An op as the native side knows it; \`params\` holds one letter a word: u unsigned, i signed, f float. */
+/** An op as the native side knows it; \`params\` holds one letter a word: u unsigned, i signed, f float. A list has \`many\` operands. */
 export interface OpDefinition {
   readonly id: number;
   readonly name: string;
-  readonly inputs: number;
-  readonly outputs: number;
+  readonly inputs: number | 'many';
+  readonly outputs: number | 'many';
   readonly params: string;
 }
 

@@ -38,7 +38,11 @@ export function run(
   params: readonly number[] = [],
 ): Tensor[] {
   const first = inputs.find((t) => t != null) ?? outputs.find((o) => o instanceof Tensor);
-  if (!first || inputs.length !== op.inputs || outputs.length !== op.outputs || params.length !== op.params.length)
+  const described =
+    (op.inputs === 'many' || inputs.length === op.inputs) &&
+    (op.outputs === 'many' || outputs.length === op.outputs) &&
+    params.length === op.params.length;
+  if (!first || !described)
     throw new InfinityError(
       'INTERNAL',
       `The op '${op.name}' was submitted with operands that ops.def does not describe.`,
@@ -46,8 +50,8 @@ export function run(
   const { device } = first as Tensor;
   const { words, floats, ints } = device;
   words[0] = op.id;
-  words[2] = op.inputs;
-  words[3] = op.outputs;
+  words[2] = inputs.length;
+  words[3] = outputs.length;
   words[4] = params.length;
   let at = 5;
   for (const t of inputs) {
@@ -72,7 +76,7 @@ export function run(
     else words[at + i] = params[i]!;
   }
   device.submit();
-  const handles = words.slice(0, op.outputs);
+  const handles = words.slice(0, outputs.length);
   return outputs.map((o, i) => (o instanceof Tensor ? o : Tensor.adopt(device, handles[i]!, o.dtype, o.shape)));
 }
 

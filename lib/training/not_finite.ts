@@ -9,13 +9,10 @@ export interface NotFinite {
   readonly others: number;
 }
 
-/** The first of a list of named sums whose value is not finite. */
-export async function firstNotFinite(
-  sums: readonly (readonly [name: string, sum: Tensor])[],
-): Promise<NotFinite | undefined> {
-  const values = await Promise.all(sums.map(async ([, sum]) => (await sum.readFloats())[0]!));
-  const bad = sums.filter((_, i) => !Number.isFinite(values[i]!));
-  return bad.length === 0 ? undefined : { name: bad[0]![0], others: bad.length - 1 };
+/** The names whose sum is not finite. @param sums [n], one for each name */
+export async function notFinite(names: readonly string[], sums: Tensor): Promise<string[]> {
+  const values = await sums.readFloats();
+  return names.filter((_, i) => !Number.isFinite(values[i]!));
 }
 
 /**
@@ -24,12 +21,12 @@ export async function firstNotFinite(
  * @throws InfinityError NUMERICAL naming the first
  */
 export async function checkWeights(weights: Iterable<[string, Tensor]>, origin: string): Promise<void> {
-  for (const [name, weight] of weights) {
-    const sum = sumSquares(weight);
-    const [value] = await sum.readFloats();
-    sum.dispose();
+  const byName = new Map(weights);
+  const sums = sumSquares([...byName.values()]);
+  const suspects = await notFinite([...byName.keys()], sums).finally(() => sums.dispose());
+  for (const name of suspects) {
     // Squares of large numbers overflow before the numbers do.
-    if (Number.isFinite(value!) || (await weight.readFloats()).every(Number.isFinite)) continue;
+    if ((await byName.get(name)!.readFloats()).every(Number.isFinite)) continue;
     throw new InfinityError('NUMERICAL', `Weight '${name}' of ${origin} holds values that are not finite.`, {
       value: name,
       fields: { tensor: name },

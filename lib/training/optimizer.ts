@@ -1,10 +1,10 @@
 /** AdamW over named parameters, with the gradient clipped by its global norm and an optional average of the weights. */
 import { InfinityError } from '../errors.js';
-import { adamw_, clipFactor, ema_, sumSquares } from '../ops/optim.js';
+import { adamw_, clipFactor, sumSquares } from '../ops/optim.js';
 import { zerosLike } from '../ops/shape.js';
 import type { Gradients } from '../tape.js';
 import { scope, Tensor, unscoped } from '../tensor.js';
-import { firstNotFinite, type NotFinite } from './not_finite.js';
+import { type NotFinite, notFinite } from './not_finite.js';
 import { hasWeightDecay } from './parameter_groups.js';
 
 /** Settings that hold for a whole run. */
@@ -42,8 +42,8 @@ async function copyOf(t: Tensor): Promise<Tensor> {
 /** The optimizer of a run and its state: two moments a parameter, and the averaged weights. */
 export class AdamW {
   private slots: Slot[] = [];
-  /** Σ g² of every gradient of the last update, by parameter. */
-  private squares: (readonly [name: string, sum: Tensor])[] = [];
+  /** Σ g² of every gradient of the last update, [n]. */
+  private squares: { readonly names: readonly string[]; readonly sums: Tensor } | undefined;
   /** Updates made so far. */
   step = 0;
 
@@ -77,48 +77,52 @@ export class AdamW {
   update(grads: Gradients, { lr, weightDecay }: StepRates): Tensor {
     const { betas, eps = 1e-8, clip, emaDecay } = this.options;
     this.step++;
-    const used = this.slots.flatMap((slot) => {
-      const grad = grads.get(slot.parameter);
-      return grad ? [{ slot, grad }] : [];
+    const known = this.slots.flatMap(({ name, parameter }) => {
+      const gradient = grads.get(parameter);
+      return gradient ? [{ name, gradient }] : [];
     });
     this.forgetSquares();
-    this.squares = unscoped(() => used.map(({ slot, grad }) => [slot.name, sumSquares(grad)] as const));
+    const sums = unscoped(() => sumSquares(known.map(({ gradient }) => gradient)));
+    this.squares = { names: known.map(({ name }) => name), sums };
+    // Early on an average over few steps must not remember the initial weights.
+    const averageDecay = emaDecay === undefined ? undefined : Math.min(emaDecay, (1 + this.step) / (10 + this.step));
     return scope(() => {
-      const { norm, factor } = clipFactor(
-        this.squares.map(([, sum]) => sum),
-        clip,
-      );
-      for (const { slot, grad } of used) {
-        adamw_(slot.parameter, grad, slot.m, slot.v, {
-          lr,
-          beta1: betas[0],
-          beta2: betas[1],
-          eps,
-          weightDecay: slot.decays ? weightDecay : 0,
-          step: this.step,
-          gradScale: factor,
-        });
-      }
-      if (emaDecay !== undefined) {
-        // Early on an average over few steps must not remember the initial weights.
-        const decay = Math.min(emaDecay, (1 + this.step) / (10 + this.step));
-        for (const { parameter, average } of this.slots) ema_(average!, parameter, decay);
+      const { norm, factor } = clipFactor(sums, clip);
+      for (const decays of [true, false]) {
+        const group = this.slots.filter((slot) => slot.decays === decays);
+        if (group.length === 0) continue;
+        adamw_(
+          group.map((slot) => ({ ...slot, gradient: grads.get(slot.parameter) ?? null })),
+          {
+            lr,
+            beta1: betas[0],
+            beta2: betas[1],
+            eps,
+            weightDecay: decays ? weightDecay : 0,
+            step: this.step,
+            gradScale: factor,
+            averageDecay,
+          },
+        );
       }
       return norm;
     });
   }
 
   private forgetSquares(): void {
-    for (const [, sum] of this.squares) sum.dispose();
-    this.squares = [];
+    this.squares?.sums.dispose();
+    this.squares = undefined;
   }
 
   /**
    * The first gradient of the last update that was not finite, in the order in which they were computed: the parameters' from the
    * loss backwards.
    */
-  notFiniteGradient(): Promise<NotFinite | undefined> {
-    return firstNotFinite(this.squares.toReversed());
+  async notFiniteGradient(): Promise<NotFinite | undefined> {
+    if (!this.squares) return undefined;
+    const names = await notFinite(this.squares.names, this.squares.sums);
+    const name = names.at(-1);
+    return name === undefined ? undefined : { name, others: names.length - 1 };
   }
 
   /** The averaged weights by parameter name; empty without `emaDecay`. */

@@ -1,12 +1,13 @@
 #include "core/device.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
 namespace infinity {
 namespace {
 
-constexpr uint32_t kMaxOperands = 24;
+constexpr uint32_t kMaxOperands = 384;  // of a list of tensors; other ops have at most twelve
 constexpr uint32_t kMaxParams = 64;
 
 }  // namespace
@@ -53,18 +54,19 @@ void Device::submit(uint32_t* words, uint32_t capacity) {
     throw CoreError("INTERNAL", "A malformed command was submitted.");
   const TokenPtr owner = token(words[1]);
 
-  TensorView views[kMaxOperands];
-  uint32_t handles[kMaxOperands] = {};
+  views_.assign(inputs + outputs, {});
+  handles_.assign(inputs + outputs, 0);
+  fresh_.clear();
+  TensorView* const views = views_.data();
   uint32_t at = 5;
   // Handles allocated here are given back if anything below throws.
   struct Undo {
     Storage& storage;
-    uint32_t list[kMaxOperands];
-    uint32_t count = 0;
+    std::vector<uint32_t>& fresh;
     ~Undo() {
-      for (uint32_t i = 0; i < count; ++i) storage.release(list[i]);
+      for (uint32_t handle : fresh) storage.release(handle);
     }
-  } fresh{storage_, {}, 0};
+  } undo{storage_, fresh_};
 
   for (uint32_t i = 0; i < inputs + outputs; ++i) {
     if (at + 5 + kMaxRank > capacity) throw CoreError("INTERNAL", "A command does not fit the submission buffer.");
@@ -78,12 +80,12 @@ void Device::submit(uint32_t* words, uint32_t capacity) {
     at += 5 + v.rank;
     if (i < inputs && !handle) continue;
     const size_t bytes = v.bytes();
-    handles[i] = handle;
+    handles_[i] = handle;
     if (!handle) {
-      handles[i] = storage_.allocate(bytes);
-      fresh.list[fresh.count++] = handles[i];
+      handles_[i] = storage_.allocate(bytes);
+      fresh_.push_back(handles_[i]);
     }
-    v.data = storage_.resolve(handles[i], offset, bytes);
+    v.data = storage_.resolve(handles_[i], offset, bytes);
   }
 
   Command command;
@@ -99,9 +101,7 @@ void Device::submit(uint32_t* words, uint32_t capacity) {
   if (scratch) command.scratch = storage_.scratch(scratch);
   if (env_.guard && !dry_) {
     for (uint32_t i = inputs; i < inputs + outputs; ++i) {
-      bool isFresh = false;
-      for (uint32_t f = 0; f < fresh.count; ++f) isFresh |= fresh.list[f] == handles[i];
-      if (!isFresh) continue;
+      if (std::find(fresh_.begin(), fresh_.end(), handles_[i]) == fresh_.end()) continue;
       Command fill;
       fill.kind = Command::kFill;
       fill.token = owner;
@@ -111,8 +111,8 @@ void Device::submit(uint32_t* words, uint32_t capacity) {
     }
   }
   if (!dry_) queue_->submit(std::move(command), views, words + at, params);
-  fresh.count = 0;
-  for (uint32_t i = 0; i < outputs; ++i) words[i] = handles[inputs + i];
+  fresh_.clear();
+  for (uint32_t i = 0; i < outputs; ++i) words[i] = handles_[inputs + i];
 }
 
 void Device::upload(uint32_t tokenId, uint32_t handle, uint64_t offset, const void* data, size_t bytes) {

@@ -3,6 +3,7 @@
 #pragma once
 #include <memory>
 #include <unordered_map>
+#include <vector>
 
 #include "core/backend.h"
 #include "core/env.h"
@@ -48,6 +49,10 @@ class Device {
   uint32_t nextToken_ = 1;
   Storage storage_;  // outlives the queue, which may still be running a command on its blocks
   std::unique_ptr<Queue> queue_;
+
+  // The command that is being read: its operands, their handles, and those of them that it allocated.
+  std::vector<TensorView> views_;
+  std::vector<uint32_t> handles_, fresh_;
 };
 
 }  // namespace infinity

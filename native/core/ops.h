@@ -11,6 +11,8 @@ enum class OpId : uint16_t {
   count
 };
 
+constexpr uint32_t kMany = ~0u;  // a count of operands that a parameter decides
+
 struct OpInfo {
   const char* name;
   uint32_t inputs;

@@ -26,19 +26,23 @@ void appendView(std::string& text, const TensorView& v) {
   text += ']';
 }
 
+// A list may be long: its first operands tell what it is.
+void appendViews(std::string& text, const TensorView* views, uint32_t count) {
+  constexpr uint32_t kMost = 12;
+  for (uint32_t i = 0; i < count && i < kMost; ++i) {
+    if (i) text += ", ";
+    appendView(text, views[i]);
+  }
+  if (count > kMost) text += ", and " + std::to_string(count - kMost) + " more";
+}
+
 }  // namespace
 
 std::string describeCommand(OpId op, const TensorView* operands, uint32_t inputs, uint32_t outputs) {
   std::string text = std::string(opInfo(op).name) + "(";
-  for (uint32_t i = 0; i < inputs; ++i) {
-    if (i) text += ", ";
-    appendView(text, operands[i]);
-  }
+  appendViews(text, operands, inputs);
   text += ") -> ";
-  for (uint32_t i = 0; i < outputs; ++i) {
-    if (i) text += ", ";
-    appendView(text, operands[inputs + i]);
-  }
+  appendViews(text, operands + inputs, outputs);
   return text;
 }
 

@@ -57,6 +57,46 @@ void geluIsRight(const char* isa) {
   EXPECT(device.storage().stats().liveTensors == 0);
 }
 
+// Σ x² of `tensors` tensors, the k-th of 1 + k sixes; words as long as the list asks for.
+std::vector<uint32_t> listWords(const std::vector<uint32_t>& tensors) {
+  const auto f32 = static_cast<uint32_t>(DType::f32), n = static_cast<uint32_t>(tensors.size());
+  std::vector<uint32_t> words = {static_cast<uint32_t>(OpId::sum_squares), 0, n, 1, 1};
+  for (uint32_t k = 0; k < n; ++k) words.insert(words.end(), {tensors[k], f32, 0, 0, 1, 1 + k});
+  words.insert(words.end(), {0, f32, 0, 0, 1, n, n});
+  words.resize(words.size() + 64);
+  return words;
+}
+
+void aListIsOneCommand(const char* isa) {
+  Device device(std::make_unique<CpuBackend>(isa, 2), {.memoryLimit = 1 << 24},
+                [](uint64_t, const infinity::Failure*) {});
+  std::vector<uint32_t> tensors;
+  for (uint32_t k = 0; k < 384; ++k) {
+    const std::vector<float> sixes(1 + k, 6.0f);
+    tensors.push_back(device.allocate(sixes.size() * sizeof(float)));
+    device.upload(0, tensors[k], 0, sixes.data(), sixes.size() * sizeof(float));
+  }
+  auto words = listWords(tensors);  // with its output one operand too many
+  EXPECT(codeOf([&] { device.submit(words.data(), static_cast<uint32_t>(words.size())); }) == "INTERNAL");
+  words = listWords({tensors.begin(), tensors.end() - 1});
+  device.submit(words.data(), static_cast<uint32_t>(words.size()));
+  std::vector<float> sums(383);
+  device.read(0, words[0], 0, sums.data(), sums.size() * sizeof(float), 1);
+  device.queue().drain();
+  for (size_t k = 0; k < sums.size(); ++k) EXPECT(sums[k] == 36.0f * static_cast<float>(1 + k));
+  device.release(words[0]);
+  for (uint32_t tensor : tensors) device.release(tensor);
+  EXPECT(device.storage().stats().liveTensors == 0);
+}
+
+void longListsAreToldByTheirFirstTensors() {
+  std::vector<infinity::TensorView> views(15);
+  for (auto& v : views) v.data = &v;
+  EXPECT(infinity::describeCommand(OpId::sum_squares, views.data(), 14, 1) ==
+         "sum_squares(f32[], f32[], f32[], f32[], f32[], f32[], f32[], f32[], f32[], f32[], f32[], f32[], and 2 more)"
+         " -> f32[]");
+}
+
 void badCommandsLeaveNothingBehind() {
   Device device(std::make_unique<CpuBackend>("generic", 1), {.memoryLimit = 1 << 20},
                 [](uint64_t, const infinity::Failure*) {});
@@ -101,7 +141,11 @@ void switchesThatMeanNothingAreRefused() {
 
 int main() {
   for (Isa isa : {Isa::generic, Isa::avx2, Isa::avx512, Isa::neon})
-    if (infinity::isaUsable(isa)) geluIsRight(infinity::isaName(isa));
+    if (infinity::isaUsable(isa)) {
+      geluIsRight(infinity::isaName(isa));
+      aListIsOneCommand(infinity::isaName(isa));
+    }
+  longListsAreToldByTheirFirstTensors();
   badCommandsLeaveNothingBehind();
   switchesThatMeanNothingAreRefused();
 }

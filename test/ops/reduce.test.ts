@@ -124,7 +124,7 @@ for (const [isa, device] of isaDevices()) {
             ops.sumAxis(x, 0),
             ops.sumAxis(x, 1),
             ops.sumAxis(x, 2),
-            sumSquares(x),
+            sumSquares([x]),
             l1Loss(x, scale(x, 2)),
           ];
           const read = await Promise.all(sums.map((y) => y.read()));
