@@ -2,15 +2,19 @@
  * What a training starts from: a checkpoint directory, or a network's weights as they are published. What does not fit the new
  * tokenizer or text encoder starts anew. Source: Infinity, train.py (rush_resume).
  */
-import { Checkpoint, isCheckpoint, type WritableComponent } from '../io/checkpoint.js';
+import { dirname, join, normalize } from 'node:path';
+import { describe, InfinityError } from '../errors.js';
+import { Checkpoint, type Config, isCheckpoint, type WritableComponent } from '../io/checkpoint.js';
 import { resolveModelSource } from '../io/hub/index.js';
 import type { LazyTensor } from '../io/tensor_data.js';
 import { floatWeights } from '../io/weights.js';
 import type { Module } from '../nn/module.js';
 import type { Shape } from '../tensor.js';
+import { defaultNormGroups } from '../tokenizer/blocks.js';
 import type { InfinityTransformer } from '../transformer/infinity.js';
 import type { NetworkName } from '../weights/find_states.js';
 import { type LocatedWeights, locateWeights } from '../weights/locate_weights.js';
+import { savedStates } from './run_state.js';
 
 /** A checkpoint, or weights of the one network that is trained. */
 export type Start = Checkpoint | LocatedWeights;
@@ -18,32 +22,89 @@ export type Start = Checkpoint | LocatedWeights;
 /**
  * @param path a checkpoint directory, a file of weights (.pth, .safetensors, .bin), the index of a folder of shards, a folder that
  *   holds one of these, or a pulled repository
- * @throws InfinityError MODEL_NOT_FOUND, CHECKPOINT_INVALID, UNSAFE_PICKLE
+ * @throws InfinityError INVALID_ARGUMENT, MODEL_NOT_FOUND, CHECKPOINT_INVALID, UNSAFE_PICKLE
  */
 export async function openStart(path: string, network: NetworkName): Promise<Start> {
   const found = await resolveModelSource(path);
+  await refuseRun(normalize(found));
   return (await isCheckpoint(found)) ? Checkpoint.open(found) : locateWeights(found, network, false);
 }
 
-async function located(start: Start, network: NetworkName): Promise<Omit<LocatedWeights, 'said'>> {
+/** States hold moments and averages beside the weights: what of them was meant, only their run knows. */
+async function refuseRun(path: string): Promise<void> {
+  const folder = dirname(path);
+  const isState = (await savedStates(folder)).some((state) => state.path === path);
+  if (!isState && (await savedStates(path)).length === 0) return;
+  throw new InfinityError(
+    'INVALID_ARGUMENT',
+    `Expected weights to start from but ${path} is ${isState ? 'a state' : 'the directory'} of a run.`,
+    {
+      value: path,
+      cure: `Pass ${join(isState ? folder : path, 'checkpoint')}, which the run exported; to go on with the run itself, name its directory as --out.`,
+    },
+  );
+}
+
+async function located(start: Start, network: NetworkName): Promise<LocatedWeights> {
   if (!(start instanceof Checkpoint)) return start;
+  if (!start.has(network))
+    throw new InfinityError('CHECKPOINT_INVALID', `Expected a ${network} in ${start.directory} but found none.`, {
+      value: start.directory,
+      cure: 'Check which checkpoint is which.',
+    });
   const label = `${network} (${start.directory})`;
   const source = await start.weights(network);
   await source.close();
-  return { label, shapes: floatWeights(source, label).shapes, open: () => start.weights(network) };
+  const [{ shapes }, said] = [floatWeights(source, label), await start.config(network)];
+  return { label, shapes, said, open: () => start.weights(network) };
 }
 
-/** Fills `module` with the weights of a start but for `keep`. @throws InfinityError CHECKPOINT_CONFIG_MISMATCH */
+/** A network that knows how it was built. */
+type Configured = Module & { readonly config: object };
+
+/** Options that change what a network computes but no name and no shape of a tensor. */
+const UNTOLD: Readonly<Record<NetworkName, readonly string[]>> = {
+  transformer: ['rope2d_normalized_by_hw', 'add_lvl_embeding_only_first_block', 'norm_eps'],
+  vae: ['norm_groups'],
+  text_encoder: ['relative_attention_max_distance', 'layer_norm_epsilon'],
+};
+
+/** The value of an option; that of `norm_groups` follows from the width where it is left out. */
+function optionValue(config: Config, option: string): unknown {
+  const { base_ch, [option]: value } = config;
+  return value ?? (option === 'norm_groups' && typeof base_ch === 'number' ? defaultNormGroups(base_ch) : undefined);
+}
+
+/** What the files of a start say of its network must hold for this one: loaded into another, its weights would mean nothing. */
+function checkUntold(own: Config, { label, said }: LocatedWeights, network: NetworkName): void {
+  for (const option of UNTOLD[network]) {
+    const [value, found] = [optionValue(own, option), optionValue(said, option)];
+    // The official arguments write 1 for true.
+    if (found === undefined || Number(found) === Number(value)) continue;
+    throw new InfinityError(
+      'CHECKPOINT_CONFIG_MISMATCH',
+      `Expected '${option}' ${describe(found)}, with which ${label} was trained, but the training's is ${describe(value)}.`,
+      { value, fields: { options: [option] }, cure: `Set ${option} to ${describe(found)} in the training's config.` },
+    );
+  }
+}
+
+/** Fills `module` with the weights of a start but for `keep`. @throws InfinityError CHECKPOINT_INVALID, CHECKPOINT_CONFIG_MISMATCH */
 export async function loadStart(
-  module: Module,
+  module: Configured,
   start: Start,
   network: NetworkName,
   keep?: ReadonlySet<string>,
 ): Promise<void> {
-  const { label, open } = await located(start, network);
+  const found = await located(start, network);
+  const { label, open } = found;
   const source = await open();
   try {
-    await module.loadFrom(floatWeights(source, label), { keep });
+    const weights = floatWeights(source, label);
+    // Tensors that do not fit tell more than options do.
+    module.matchState(weights, keep);
+    checkUntold({ ...module.config }, found, network);
+    await module.loadFrom(weights, { keep });
   } finally {
     await source.close();
   }
