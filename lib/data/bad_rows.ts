@@ -47,6 +47,6 @@ export function allBad(path: string, bad: readonly BadRow[]): never {
   throw new InfinityError('INVALID_ARGUMENT', `All ${bad.length} rows of the dataset ${path} are bad: ${first}.`, {
     value: path,
     fields: { field: 'dataset.path', bad: bad.length },
-    cure: 'Correct the pictures and captions there; docs/training.md says what a row needs.',
+    cure: 'Correct the pictures and captions there, or dataset.image_root; docs/training.md says what a row needs.',
   });
 }

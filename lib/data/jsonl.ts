@@ -7,12 +7,12 @@ import { hasCaption } from './captions.js';
 import type { SetDigests } from './file_digests.js';
 import { type Captions, fileDigest, mapFiles, type Row, unreadable } from './rows.js';
 
-/** The .jsonl files that `path` stands for, in order, and the folder that relative picture paths start from. */
-export async function jsonlFiles(path: string): Promise<{ root: string; files: readonly string[] }> {
+/** The .jsonl files that `path` stands for, in order, and the folder that they lie in. */
+export async function jsonlFiles(path: string): Promise<{ folder: string; files: readonly string[] }> {
   try {
-    if (!(await stat(path)).isDirectory()) return { root: dirname(path), files: [path] };
+    if (!(await stat(path)).isDirectory()) return { folder: dirname(path), files: [path] };
     const names = (await readdir(path)).filter((name) => name.endsWith('.jsonl') && !name.startsWith('.'));
-    return { root: path, files: names.sort().map((name) => join(path, name)) };
+    return { folder: path, files: names.sort().map((name) => join(path, name)) };
   } catch (cause) {
     return unreadable(path, cause);
   }
@@ -63,6 +63,7 @@ async function linesOf(file: string, captions: boolean): Promise<Row[]> {
 
 /**
  * The rows of .jsonl files. Empty lines are none.
+ * @param root where relative picture paths start
  * @param captions whether each row needs one
  * @throws InfinityError IO_ERROR when a file cannot be read
  */

@@ -42,7 +42,8 @@ export function listedAsBad({ rows }: Listing): BadRow[] {
  */
 export async function listPictures(spec: PicturesSpec, captions: boolean, found: FileDigests): Promise<Listing> {
   const path = resolve(spec.path);
-  const { root, files } = spec.kind === 'jsonl' ? await jsonlFiles(path) : { root: path, files: [] };
+  const { folder, files } = spec.kind === 'jsonl' ? await jsonlFiles(path) : { folder: path, files: [] };
+  const root = spec.kind === 'jsonl' && spec.image_root !== undefined ? resolve(spec.image_root) : folder;
   const digests = await found.of(path);
   const listed =
     spec.kind === 'jsonl' ? await listJsonl(files, root, captions, digests) : await listFolder(path, captions, digests);

@@ -34,11 +34,13 @@ export interface Row {
 /** Digest of a picture file, or why it cannot be had. */
 export async function fileDigest(path: string, digests: SetDigests): Promise<Pick<Row, 'sha256' | 'problem'>> {
   try {
-    if (!(await stat(path)).isFile()) return { problem: 'the picture is not a file' };
+    if (!(await stat(path)).isFile()) return { problem: `the picture ${path} is not a file` };
     return { sha256: await digests.of(path) };
   } catch (cause) {
     const code = (cause as NodeJS.ErrnoException).code;
-    return { problem: code === 'ENOENT' ? 'the picture file is missing' : `the picture file cannot be read (${code})` };
+    return {
+      problem: code === 'ENOENT' ? `no picture file ${path}` : `the picture file ${path} cannot be read (${code})`,
+    };
   }
 }
 

@@ -34,6 +34,8 @@ export interface JsonlSpec extends CutTo {
   /** A file, or a folder with .jsonl files. */
   readonly path: string;
   readonly seed: number;
+  /** Where relative picture paths start; the folder of the .jsonl files by default. */
+  readonly image_root?: string;
   /** Probability of the short caption; the official recipe's 0.5 by default. */
   readonly short_cap_prob?: number;
   /** Long captions end after a drawn number of sentences, as in the official recipe; true by default. */
@@ -69,13 +71,15 @@ const sizes: FieldRule = [
     v === undefined ||
     (Array.isArray(v) && v.length > 0 && v.every(isPair) && new Set(v.map(([h, w]) => h / w)).size === v.length),
 ];
-const path: FieldRule = ['a path', (v) => typeof v === 'string' && v !== ''];
+const isPath: Check = (v) => typeof v === 'string' && v !== '';
+const path: FieldRule = ['a path', isPath];
 
 const RULES: Readonly<Record<DatasetSpec['kind'], Readonly<Record<string, FieldRule>>>> = {
   shapes: { seed, size: ['pixels from 16 to 1024', isPixels(1024)] },
   folder: { path, seed, size, sizes },
   jsonl: {
     path,
+    image_root: ['a path, or nothing,', (v) => v === undefined || isPath(v)],
     seed,
     size,
     sizes,

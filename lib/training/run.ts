@@ -2,7 +2,7 @@
 import { mkdir } from 'node:fs/promises';
 import { BadRows, type BadRowsReport } from '../data/bad_rows.js';
 import { Loader } from '../data/loader.js';
-import type { DatasetSpec, PicturesSpec } from '../data/spec.js';
+import type { DatasetSpec, JsonlSpec } from '../data/spec.js';
 import { InfinityError } from '../errors.js';
 import { removeLeftovers } from '../io/output_file.js';
 import type { HostTensor } from '../nn/module.js';
@@ -84,8 +84,8 @@ function restore(trainee: Trainee, tensors: ReadonlyMap<string, HostTensor>, ste
   for (const optimizer of optimizersOf(trainee)) optimizer.load(state, step);
 }
 
-function withoutPath(dataset: DatasetSpec): object {
-  const { path: _, ...rest } = dataset as PicturesSpec;
+function withoutPaths(dataset: DatasetSpec): object {
+  const { path: _, image_root: __, ...rest } = dataset as JsonlSpec;
   return rest;
 }
 
@@ -96,10 +96,10 @@ function stateConfig(
 ): object {
   const digests = new Set(stages.flatMap(({ source: { listing } }) => (listing ? [listing.digest] : [])));
   if (digests.size === 0) return config;
-  const parts = config.stages?.map((stage) => ({ ...stage, dataset: withoutPath(stage.dataset) }));
+  const parts = config.stages?.map((stage) => ({ ...stage, dataset: withoutPaths(stage.dataset) }));
   return {
     ...config,
-    dataset: withoutPath(config.dataset),
+    dataset: withoutPaths(config.dataset),
     ...(parts ? { stages: parts } : {}),
     dataset_digest: [...digests].join(' '),
   };

@@ -222,10 +222,10 @@ describe('sets of picture files', () => {
     const { count, first } = loader.badRows();
     assert.equal(count, 5);
     assert.deepEqual(
-      first.map((reason) => reason.replace(/(not JSON):.*/, '$1')),
+      first.map((reason) => reason.replace(/(not JSON):.*/, '$1').replace(root, '')),
       [
         'set.jsonl:2: not JSON',
-        'set.jsonl:4: the picture file is missing',
+        `set.jsonl:4: no picture file ${join('/pictures', 'none.png')}`,
         'set.jsonl:5: no caption: long_caption and text are empty',
         'set.jsonl:6: no image_path',
         'set.jsonl:7: not a JSON object',
@@ -237,6 +237,14 @@ describe('sets of picture files', () => {
       await writeFile(join(folder, name), line({ ...good, image_path: '../pictures/a.png', long_caption: name }));
     const both = await captions({ ...jsonl, path: folder }, 0, 2);
     assert.deepEqual([...both].sort(), ['1.000_000000001.jsonl', '1.500_000000001.jsonl']);
+    await writeFile(join(folder, '1.000_000000001.jsonl'), line(good));
+    await writeFile(join(folder, '1.500_000000001.jsonl'), line({ ...good, image_path: 'pictures/z.png' }));
+    const elsewhere = { ...jsonl, path: folder, image_root: root };
+    assert.deepEqual(await captions(elsewhere, 0, 2), ['A long one.', 'A long one.']);
+    await assert.rejects(
+      captions({ ...jsonl, path: folder }, 0, 2),
+      failsWith('INVALID_ARGUMENT', /no picture file .*sets.pictures.a\.png/),
+    );
   });
 
   it('refuses specs and paths that mean nothing, naming the field', async () => {
@@ -247,6 +255,8 @@ describe('sets of picture files', () => {
       [{ ...spec, size: [16] }, 'INVALID_ARGUMENT', /dataset\.size/],
       [{ ...spec, size: 8 }, 'INVALID_ARGUMENT', /dataset\.size/],
       [{ ...spec, short_cap_prob: 0.5 }, 'INVALID_ARGUMENT', /dataset\.short_cap_prob/],
+      [{ ...spec, image_root: '.' }, 'INVALID_ARGUMENT', /dataset\.image_root/],
+      [{ ...spec, kind: 'jsonl', image_root: 3 }, 'INVALID_ARGUMENT', /dataset\.image_root/],
       [{ ...spec, kind: 'jsonl', short_cap_prob: 2 }, 'INVALID_ARGUMENT', /dataset\.short_cap_prob/],
       [{ ...spec, kind: 'toString' }, 'INVALID_ARGUMENT', /shapes, folder, jsonl for dataset\.kind/],
       [{ kind: 'shapes', seed: 1, size: 16, path: 'x' }, 'INVALID_ARGUMENT', /dataset\.path/],
