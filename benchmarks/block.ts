@@ -1,6 +1,6 @@
 /** One transformer block of the embedded model: every scale of a guided picture, and the parts of a training step. */
 import { Device } from '../lib/device.js';
-import type { Memory } from '../lib/nn/attention.js';
+import { type Memory, ownTokens } from '../lib/nn/attention.js';
 import { placed } from '../lib/nn/module.js';
 import { countFlops } from '../lib/ops/flops.js';
 import { type Gradients, Tape } from '../lib/tape.js';
@@ -8,7 +8,7 @@ import { scope, Tensor } from '../lib/tensor.js';
 import { type ScaleSchedule, scaleOffsets, scaleTokens, tokenCount } from '../lib/tokenizer/schedule.js';
 import { AdamW } from '../lib/training/index.js';
 import { InfinityTransformer } from '../lib/transformer/infinity.js';
-import { KvCache } from '../lib/transformer/kv_cache.js';
+import { KvCache, kvExtents } from '../lib/transformer/kv_cache.js';
 import { embeddedShapes } from './embedded.js';
 import {
   type BenchmarkOptions,
@@ -55,12 +55,11 @@ async function* inference(device: Device, { filter = '', rounds }: BenchmarkOpti
   const { model, block, C, cond, ca_NC, textRange, rope } = setUp(device, shapes, rows);
   model.freeze('f32');
   const offsets = scaleOffsets(schedule);
-  const cache = new KvCache({ blocks: 1, rows, tokens: offsets.at(-2)!, width: C }, { device, dtype: 'f32' });
+  const cache = new KvCache({ ...kvExtents(model.config, schedule), rows }, { device, dtype: 'f32' });
   const condition = scope(() => ({ modulation: block.modulation(cond), text: block.textKeysValues(ca_NC) }));
   const jobs = schedule.map((scale, k) => {
     const x_RLC = filled(device, [rows, scaleTokens(scale), C]);
-    const range = Tensor.from(Int32Array.of(0, offsets[k + 1]!), [1, 1, 2], 'i32', device);
-    const ctx = { rope, ropeStart: offsets[k]!, memory: cache.memory(0, offsets[k]!, range), textRange };
+    const ctx = { rope, ropeStart: offsets[k]!, memory: cache.memory(0, offsets[k]!), textRange };
     const name = `inference, ${rows} x ${scaleTokens(scale)} tokens`;
     return { name, device, call: () => block.forward(x_RLC, condition, ctx) };
   });
@@ -89,7 +88,7 @@ function causalMemory(device: Device, schedule: ScaleSchedule): Memory {
   const offsets = scaleOffsets(schedule);
   const seen = schedule.flatMap((scale, k) => new Array<number[]>(scaleTokens(scale)).fill([0, offsets[k + 1]!]));
   const range = Tensor.from(Int32Array.from(seen.flat()), [1, seen.length, 2], 'i32', device);
-  return { append: (k_BLC, v_BLC) => ({ k_BLC, v_BLC, range }) };
+  return ownTokens(range);
 }
 
 /** Forward on a tape, backward, and AdamW with clipping and averaging, with the device awaited between them. */

@@ -1,5 +1,5 @@
 /** Attention on a card and the preparation of its operands, in bf16. */
-import { attention, qkvPrep } from '../../lib/ops/attention.js';
+import { attention, qkvAppend } from '../../lib/ops/attention.js';
 import { Op } from '../../lib/ops/generated.js';
 import { run, shaped } from '../../lib/ops/run.js';
 import { Tensor } from '../../lib/tensor.js';
@@ -51,24 +51,28 @@ export function attentions(c: AttentionCase, backward: boolean): Job {
       const operands = [q!, k!, v!, range];
       if (!backward) return { operands, call: () => attention(q!, k!, v!, options) };
       const outputs = [shaped(q!, q!.shape), { dtype: 'f32', shape: [batch, heads, queries] }] as const;
-      const [o, lse] = run(Op.attention, [q!, k!, v!, range, null], outputs, [heads, 1]);
+      const params = [heads, 1, own === batch ? keys : 0];
+      const [o, lse] = run(Op.attention, [q!, k!, v!, range, null], outputs, params);
       const go = randomOn(device, q!.shape);
       const gradients = [q!, k!, v!].map((t) => shaped(t, t.shape));
-      const call = () => run(Op.attentionBackward, [go, q!, k!, v!, o!, lse!, range], gradients, [heads, 1]);
+      const call = () => run(Op.attentionBackward, [go, q!, k!, v!, o!, lse!, range], gradients, params);
       return { operands: [...operands, o!, lse!, go], call };
     },
   };
 }
 
-export function preparations({ batch, tokens, heads, width }: CaseOf<'prepare'>): Job {
+/** Into the rows of a cache; what is read is what is written. */
+export function appends({ batch, tokens, heads, width }: CaseOf<'append'>): Job {
   const C = heads * width;
   return {
     bytes: HALF * 2 * batch * tokens * 3 * C,
     prepare: (device) => {
       const qkv = randomOn(device, [batch, tokens, 3 * C]);
       const [gain, rope] = [randomOn(device, [heads], 'f32'), randomOn(device, [tokens, width / 2, 2], 'f32')];
+      const [k_1NC, v_1NC] = [0, 1].map(() => randomOn(device, [1, batch * tokens, C])) as [Tensor, Tensor];
+      const into = { k_1NC, v_1NC, start: 0, sampleStride: tokens };
       const options = { heads, gain, rope, ropeStart: 0, cosine: true };
-      return { operands: [qkv, gain, rope], call: () => qkvPrep(qkv, options) };
+      return { operands: [qkv, gain, rope, k_1NC, v_1NC], call: () => qkvAppend(qkv, into, options) };
     },
   };
 }

@@ -4,7 +4,7 @@ import { countFlops } from '../../lib/ops/flops.js';
 import { scope, Tensor } from '../../lib/tensor.js';
 import { scaleOffsets, scaleTokens } from '../../lib/tokenizer/schedule.js';
 import { InfinityTransformer } from '../../lib/transformer/infinity.js';
-import { KvCache } from '../../lib/transformer/kv_cache.js';
+import { KvCache, kvExtents } from '../../lib/transformer/kv_cache.js';
 import { type CardOptions, milliseconds, type Row, timeInTurns } from '../harness.js';
 import { casesOf, modelConfig, squareSchedule } from './cases.js';
 import { againstFloor, launchesAndPeak, openCard, randomise, randomOn } from './measure.js';
@@ -25,7 +25,7 @@ export async function* block({ filter = '', rounds, short = false }: CardOptions
   const [only] = model.blocks;
   const { embed_dim: C } = config;
   const offsets = scaleOffsets(schedule);
-  const cache = new KvCache({ blocks: 1, rows: ROWS, tokens: offsets.at(-2)!, width: C }, { device, dtype: 'bf16' });
+  const cache = new KvCache({ ...kvExtents(config, schedule), rows: ROWS }, { device, dtype: 'bf16' });
   const tokens = cases.text_tokens;
   const ranges = Array.from({ length: ROWS }, (_, b) => [b * tokens, (b + 1) * tokens]).flat();
   const textRange = Tensor.from(Int32Array.from(ranges), [ROWS, 1, 2], 'i32', device);
@@ -38,8 +38,7 @@ export async function* block({ filter = '', rounds, short = false }: CardOptions
   for (const [k, scale] of schedule.entries()) {
     const n = scaleTokens(scale);
     const x_RLC = randomOn(device, [ROWS, n, C]);
-    const range = Tensor.from(Int32Array.of(0, offsets[k + 1]!), [1, 1, 2], 'i32', device);
-    const ctx = { rope, ropeStart: offsets[k]!, memory: cache.memory(0, offsets[k]!, range), textRange };
+    const ctx = { rope, ropeStart: offsets[k]!, memory: cache.memory(0, offsets[k]!), textRange };
     const call = () => only!.forward(x_RLC, known, ctx);
     const once = () =>
       scope(() => {

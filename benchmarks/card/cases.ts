@@ -30,7 +30,7 @@ export type KernelCase = { readonly name: string } & (
   | ({ readonly kind: 'attention' } & AttentionCase)
   | ({ readonly kind: 'attention_backward' } & AttentionCase)
   | {
-      readonly kind: 'prepare';
+      readonly kind: 'append';
       readonly batch: number;
       readonly tokens: number;
       readonly heads: number;

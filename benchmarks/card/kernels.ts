@@ -5,7 +5,7 @@ import { adaNorm, groupNorm } from '../../lib/ops/norm.js';
 import { Gradients } from '../../lib/tape.js';
 import { AdamW } from '../../lib/training/optimizer.js';
 import { type CardOptions, milliseconds, type Row, timeInTurns } from '../harness.js';
-import { attentions, preparations } from './attention_jobs.js';
+import { appends, attentions } from './attention_jobs.js';
 import { bitLosses, bitSampling, quantisation } from './bit_jobs.js';
 import { type CaseOf, type Cases, casesOf, type KernelCase } from './cases.js';
 import {
@@ -53,8 +53,8 @@ function jobOf(c: KernelCase): Job {
       return attentions(c, false);
     case 'attention_backward':
       return attentions(c, true);
-    case 'prepare':
-      return preparations(c);
+    case 'append':
+      return appends(c);
     case 'ada_norm':
       return modulatedNorm(c);
     case 'bit_sample':

@@ -126,7 +126,7 @@ class Kernels:
                 ready.pop(name, None)
         return ready
 
-    def prepare(self, batch, tokens, heads, width):
+    def append(self, batch, tokens, heads, width):
         qkv, gain = self.random(batch, tokens, 3 * heads * width), self.random(1, heads, 1, 1, dtype=F32)
         angle = self.random(tokens, width // 2, dtype=F32)
         cos, sin = angle.cos(), angle.sin()
@@ -135,6 +135,7 @@ class Kernels:
             a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
             return torch.stack([cos * a - sin * b, sin * a + cos * b], -1).flatten(-2).to(x.dtype)
 
+        # Keys and values in tensors of their own are as many bytes as in a cache, and keep graphs captured.
         def run(qkv):
             q, k, v = qkv.view(batch, tokens, 3, heads, width).permute(2, 0, 3, 1, 4).unbind(0)
             q = F.normalize(q, dim=-1, eps=1e-12).mul(gain.clamp_max(4.605).exp().to(q.dtype)).contiguous()

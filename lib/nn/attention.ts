@@ -2,24 +2,37 @@
  * The attention layers of Infinity: self attention over all scales so far, cross attention into the text, attentive pooling.
  * Source: Infinity, infinity/models/basic.py (SelfAttention, CrossAttention, TextAttentivePool).
  */
-import { attention, qkvPrep } from '../ops/attention.js';
+import { attention, type QkvPrepOptions, qkvPrep } from '../ops/attention.js';
 import { cast, cat, repeat0, reshape, unbind } from '../ops/shape.js';
 import type { Tensor } from '../tensor.js';
 import { constant, type Init, zeros } from './init.js';
 import { type Branch, Linear } from './linear.js';
 import { Module, type WeightFormat } from './module.js';
 
-/** Rows to attend to, possibly those of earlier calls as well. */
-export interface KeysValues {
+/** Queries, and the rows they attend to, possibly those of earlier calls as well. */
+export interface Seen {
+  readonly q_BLC: Tensor;
   readonly k_BLC: Tensor;
   readonly v_BLC: Tensor;
-  /** i32 [1 or B, 1 or L, 2]: the rows [start, end) that each query sees. */
-  readonly range: Tensor;
+  /** i32 [1 or B, 1 or L, 2]: the rows [start, end) that each query sees; all where it is left out. */
+  readonly range?: Tensor;
+  /** See `AttentionOptions`. */
+  readonly sampleStride?: number;
 }
 
-/** Where keys and values of earlier scales are: `append` stores the new ones and returns all that may be seen. */
+/** Where keys and values are: `append` prepares and stores those of a fused projection and tells what its queries see. */
 export interface Memory {
-  append(k_BLC: Tensor, v_BLC: Tensor): KeysValues;
+  append(qkv_BL3C: Tensor, options: QkvPrepOptions): Seen;
+}
+
+/** No earlier call: queries see the tokens of their own, as far as `range` shows them. */
+export function ownTokens(range: Tensor): Memory {
+  return {
+    append: (qkv_BL3C, options) => {
+      const [q_BLC, k_BLC, v_BLC] = qkvPrep(qkv_BL3C, options);
+      return { q_BLC, k_BLC, v_BLC, range };
+    },
+  };
 }
 
 /** What self attention knows besides its input: places of the tokens, and what came before them. */
@@ -84,9 +97,14 @@ export class SelfAttention extends BiasedAttention {
     const { heads, scale } = this;
     const qkv_BL3C = this.matQkv.forwardWithBias(x_BLC, this.joinedBias());
     const gain = this.scaleMul && reshape(this.scaleMul, [heads]);
-    const [q_BLC, k_BLC, v_BLC] = qkvPrep(qkv_BL3C, { heads, gain, rope, ropeStart, cosine: gain !== null });
-    const seen = memory.append(k_BLC, v_BLC);
-    const o_BLC = attention(q_BLC, seen.k_BLC, seen.v_BLC, { heads, scale, range: seen.range, bias: null });
+    const { q_BLC, k_BLC, v_BLC, range, sampleStride } = memory.append(qkv_BL3C, {
+      heads,
+      gain,
+      rope,
+      ropeStart,
+      cosine: gain !== null,
+    });
+    const o_BLC = attention(q_BLC, k_BLC, v_BLC, { heads, scale, range, sampleStride });
     return (epilogue) => this.proj.forward(o_BLC, epilogue);
   }
 }
@@ -130,7 +148,7 @@ abstract class TextAttention extends BiasedAttention {
 
   protected attend(q_BLC: Tensor, { k_1NC, v_1NC }: TextKeysValues, range: Tensor): Tensor {
     const { heads } = this;
-    return attention(q_BLC, k_1NC, v_1NC, { heads, scale: 1 / Math.sqrt(this.C / heads), range, bias: null });
+    return attention(q_BLC, k_1NC, v_1NC, { heads, scale: 1 / Math.sqrt(this.C / heads), range });
   }
 }
 

@@ -4,8 +4,8 @@ import { Image, loadImageCodec } from '../io/image.js';
 import { fromSignedFloat, type Pixels } from '../io/pixels.js';
 import { slice } from '../ops/shape.js';
 import type { Tensor } from '../tensor.js';
-import { tokenCount } from '../tokenizer/schedule.js';
 import type { InfinityConfig } from '../transformer/config.js';
+import { kvElements, kvExtents } from '../transformer/kv_cache.js';
 import { sampleScales } from '../transformer/sampler.js';
 import type { TextFeatures } from '../transformer/text.js';
 import type { Job } from './job.js';
@@ -41,13 +41,9 @@ export interface DrawEvent extends ScaleEvent {
 }
 
 /** How many pictures of a plan are drawn together. */
-export function groupSize(
-  { embed_dim, depth }: InfinityConfig,
-  { choice, guidance }: Plan,
-  memoryLimit: number,
-): number {
+export function groupSize(config: InfinityConfig, { choice, guidance }: Plan, memoryLimit: number): number {
   const rows = guidance.some((g) => g !== 1) ? 2 : 1;
-  const cacheBytes = rows * 2 * depth * tokenCount(choice.schedule) * embed_dim * 4;
+  const cacheBytes = rows * kvElements(kvExtents(config, choice.schedule)) * 4;
   return Math.max(1, Math.min(MAX_GROUP, Math.floor((memoryLimit * CACHE_SHARE) / cacheBytes)));
 }
 

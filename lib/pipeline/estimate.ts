@@ -5,7 +5,7 @@
 import { Device } from '../device.js';
 import type { WeightFormat } from '../nn/module.js';
 import { observeFlops } from '../ops/flops.js';
-import { scaleOffsets } from '../tokenizer/schedule.js';
+import { kvElements, kvExtents } from '../transformer/kv_cache.js';
 import type { NetworkName } from '../weights/find_states.js';
 import { draw, groupSize } from './draw.js';
 import { Job } from './job.js';
@@ -50,7 +50,7 @@ export interface Estimate {
   /** In the order of their work. */
   readonly stages: readonly StageEstimate[];
   readonly weightBytes: number;
-  /** Keys and values of the scales so far, of all pictures that are drawn together; part of the transformer's activations. */
+  /** Keys and values of all scales (of the last one in one block), of all pictures that are drawn together; part of the transformer's activations. */
   readonly cacheBytes: number;
   /** Most tensor memory while the weights are read. */
   readonly loadBytes: number;
@@ -145,8 +145,7 @@ async function work(model: Model, parts: ModelParts, device: Device, request: Re
     const together = Math.min(plan.pictures.length, groupSize(transformer.config, plan, device.stats().limitBytes));
     const { guidance, choice } = plan;
     const rows = guidance.some((g) => g !== 1) ? 2 * together : together;
-    const { depth, embed_dim } = transformer.config;
-    return rows * 2 * depth * scaleOffsets(choice.schedule).at(-2)! * embed_dim * 4;
+    return rows * kvElements(kvExtents(transformer.config, choice.schedule)) * 4;
   } finally {
     await job.close();
   }

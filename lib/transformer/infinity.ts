@@ -3,6 +3,7 @@
  * Source: Infinity (arXiv 2412.04431), infinity/models/infinity.py.
  */
 import { invalidArgument } from '../errors.js';
+import { ownTokens } from '../nn/attention.js';
 import { Linear } from '../nn/linear.js';
 import { Module, type Tap } from '../nn/module.js';
 import { LayerNorm, type Norm, RmsNorm } from '../nn/norm.js';
@@ -221,8 +222,7 @@ export class InfinityTransformer extends Module {
     );
     const causal = Tensor.from(Int32Array.from(visible.flat()), [1, visible.length, 2], 'i32', this.device);
     const rope = this.rope(schedule, finest);
-    const memory = { append: (k_BLC: Tensor, v_BLC: Tensor) => ({ k_BLC, v_BLC, range: causal }) };
-    return { rope, ropeStart: 0, memory, textRange: text.textRange, causal };
+    return { rope, ropeStart: 0, memory: ownTokens(causal), textRange: text.textRange, causal };
   }
 
   private dropPathFactors({ dropPath, text }: ForwardOptions): { sa: Tensor; ffn: Tensor }[] | undefined {

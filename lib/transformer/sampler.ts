@@ -17,7 +17,7 @@ import { BitHead } from './bit_head.js';
 import { type Conditions, conditionsOf, firstSamples, tensorsOf } from './conditions.js';
 import { conditional, Guidance, type PerScale, perScale, unconditional } from './guidance.js';
 import { type InfinityTransformer, MAX_SCALES } from './infinity.js';
-import { KvCache } from './kv_cache.js';
+import { KvCache, kvExtents } from './kv_cache.js';
 import type { TextFeatures } from './text.js';
 
 /** One request: what to draw, and how. */
@@ -126,8 +126,7 @@ class Sampler {
       this.start_RLC = made.start_R1C;
       this.keys = made.keys;
       this.owned.push(...tensorsOf(this.all), ...tensorsOf(this.own), this.start_RLC, this.keys);
-      const tokens = this.offsets[K - 1]!;
-      this.cache = new KvCache({ blocks: config.depth, rows, tokens, width: config.embed_dim }, { device, dtype });
+      this.cache = new KvCache({ ...kvExtents(config, schedule), rows }, { device, dtype });
       this.owned.push(this.cache);
     } catch (error) {
       this.dispose();
@@ -139,11 +138,7 @@ class Sampler {
   async step(k: number, before: Step | undefined): Promise<Step> {
     const { model, options, submission } = this;
     const start = this.offsets[k]!;
-    const bounds = Int32Array.of(0, this.offsets[k + 1]!);
-    const { lvl_1C, range } = await submission.part(() => ({
-      lvl_1C: model.levelEmbed([k]),
-      range: Tensor.from(bounds, [1, 1, 2], 'i32', model.device),
-    }));
+    const lvl_1C = await submission.part(() => model.levelEmbed([k]));
     const stream: Tensor[] = [];
     try {
       let x_RLC = before?.next_RLC ?? this.start_RLC;
@@ -151,7 +146,7 @@ class Sampler {
         const entered = x_RLC;
         x_RLC = await submission.part(() => {
           const { blocks, textRange } = entered.shape[0] === this.B ? this.own : this.all;
-          const memory = this.cache.memory(i, start, range);
+          const memory = this.cache.memory(i, start);
           const x = model.addsLevelBefore(i) ? add(entered, lvl_1C) : entered;
           const ctx = { rope: this.rope, ropeStart: start, memory, textRange };
           return this.guidance.afterBlock(block.forward(x, blocks[i]!, ctx), i, k, this.B);
@@ -170,7 +165,7 @@ class Sampler {
         };
       });
     } finally {
-      for (const t of [lvl_1C, range, ...stream]) t.dispose();
+      for (const t of [lvl_1C, ...stream]) t.dispose();
     }
   }
 

@@ -130,6 +130,41 @@ for (const [isa, device] of isaDevices()) {
       }
     });
 
+    it('reads the rows of a cache where they lie, to the bit', async () => {
+      const live = device.stats().liveTensors;
+      const [batch, queries, keys, heads, width, sampleStride] = [3, 33, 37, 2, 32, 41];
+      const C = heads * width;
+      const rows = (batch - 1) * sampleStride + keys;
+      const dense = [1, 2].map((seed) => randomArray(seed, batch * keys * C));
+      // What is not to be read would show.
+      const cache = dense.map((values) => {
+        const all = new Float64Array(rows * C).fill(Number.NaN);
+        for (let b = 0; b < batch; b++)
+          all.set(values.subarray(b * keys * C, (b + 1) * keys * C), b * sampleStride * C);
+        return all;
+      });
+      for (const dtype of device.kind === 'cuda' ? (['f32', 'bf16'] as const) : (['f32', 'f64'] as const)) {
+        const q = tensorOf(randomArray(3, batch * queries * C), [batch, queries, C], dtype, device);
+        const [k, v] = dense.map((values) => tensorOf(values, [batch, keys, C], dtype, device)) as [Tensor, Tensor];
+        const [kRows, vRows] = cache.map((values) => tensorOf(values, [1, rows, C], dtype, device)) as [Tensor, Tensor];
+        const want = attention(q, k, v, { heads, scale: 0.5 });
+        const got = attention(q, kRows, vRows, { heads, scale: 0.5, sampleStride });
+        assert.deepEqual(await got.read(), await want.read());
+        const refused = (stride: number) =>
+          assert.throws(() => attention(q, kRows, vRows, { heads, scale: 1, sampleStride: stride }), {
+            code: 'INVALID_ARGUMENT',
+            message: /sampleStride/,
+          });
+        refused(0.5);
+        refused(rows);
+        const recorded = () =>
+          new Tape().watch(q).run(() => attention(q, kRows, vRows, { heads, scale: 1, sampleStride }));
+        assert.throws(recorded, { code: 'NOT_DIFFERENTIABLE' });
+        for (const t of [q, k, v, kRows, vRows, want, got]) t.dispose();
+      }
+      await assertClean(device, live);
+    });
+
     const narrow: Record<string, AttentionCase> = {
       ...cases,
       ...Object.fromEntries(

@@ -4,7 +4,7 @@ import { Device } from '../../lib/device.js';
 import { InfinityError } from '../../lib/errors.js';
 import { parseSafetensors } from '../../lib/io/safetensors.js';
 import { toFloat64 } from '../../lib/io/tensor_data.js';
-import { kvAppend, type QkvPrepOptions, qkvPrep } from '../../lib/ops/attention.js';
+import { type QkvPrepOptions, qkvPrep } from '../../lib/ops/attention.js';
 import { Tape } from '../../lib/tape.js';
 import { type Shape, scope, sizeOf, Tensor } from '../../lib/tensor.js';
 import { finestGrid, type PixelBudget, templateSchedule } from '../../lib/tokenizer/schedule.js';
@@ -257,20 +257,6 @@ for (const [isa, device] of isaDevices()) {
         }
         for (const part of parts) part.dispose();
       }
-    });
-
-    it('kvAppend writes rows of every sample behind each other, in place', async () => {
-      const live = device.stats().liveTensors;
-      const cache = Tensor.from(new Float32Array(2 * 5 * 3), [2, 5, 3], 'f32', device);
-      const [first, second] = [random(device, 1, [2, 2, 3]), random(device, 2, [2, 3, 3])];
-      kvAppend(cache, first, 0);
-      kvAppend(cache, second, 2);
-      const [whole, a, b] = await Promise.all([cache, first, second].map((t) => t.readFloats()));
-      assert.deepEqual([...whole!], [...a!.slice(0, 6), ...b!.slice(0, 9), ...a!.slice(6), ...b!.slice(9)]);
-      assert.throws(() => kvAppend(cache, second, 3), { code: 'INVALID_ARGUMENT', message: /from 0 to 2/ });
-      assert.throws(() => new Tape().watch(first).run(() => kvAppend(cache, first, 0)), { code: 'NOT_DIFFERENTIABLE' });
-      for (const t of [cache, first, second]) t.dispose();
-      await assertClean(device, live);
     });
 
     it('refuses shapes that do not fit', async () => {

@@ -20,6 +20,12 @@ struct QkvPrepParams {
 constexpr double kLargestLogGain = 4.605170185988092;  // ln 100
 constexpr double kSmallestNorm = 1e-12;
 
+struct QkvAppendParams {
+  QkvPrepParams prep;
+  uint32_t start;         // row of the caches that takes the first token of the first sample
+  uint32_t sampleStride;  // rows from there to the first token of the next
+};
+
 // Rows [.., L, 3C] of q, k and v, adjacent.
 struct PrepShape {
   int64_t length, rows, channels, heads, width;
@@ -31,25 +37,38 @@ struct PrepShape {
         width(channels / heads) {}
 };
 
+// Where k and v of token t of sample b go: row at(b, t).
+struct PrepRows {
+  int64_t start, sampleStride;
+  explicit PrepRows(const PrepShape& s) : start(0), sampleStride(s.length) {}
+  explicit PrepRows(const QkvAppendParams& params) : start(params.start), sampleStride(params.sampleStride) {}
+  INFINITY_HD int64_t at(int64_t b, int64_t t) const { return start + b * sampleStride + t; }
+};
+
 struct AttentionParams {
   uint32_t heads;
   float scale;
+  uint32_t sampleStride;  // rows of k from the first key of a sample to that of the next, 0 where they read the same
 };
 
 struct AttentionShape {
-  int64_t batch, queries, keys, channels, heads, width;
+  int64_t batch, queries, sampleStride, keys, channels, heads, width;
   bool sharedKeys;  // one set of keys and values for all samples
-  AttentionShape(const TensorView& q, const TensorView& k, uint32_t heads)
+  AttentionShape(const TensorView& q, const TensorView& k, const AttentionParams& params)
       : batch(q.dims[0]),
         queries(q.dims[1]),
-        keys(k.dims[1]),
+        sampleStride(params.sampleStride),
+        keys(int64_t{k.dims[0]} * k.dims[1] - (batch - 1) * sampleStride),
         channels(q.dims[2]),
-        heads(heads),
+        heads(params.heads),
         width(channels / heads),
-        sharedKeys(k.dims[0] == 1 && batch > 1) {}
+        sharedKeys(sampleStride == 0 && batch > 1) {}
   // Elements from the start of q or o to a head of one query, and of k or v to a head of the first key.
   INFINITY_HD int64_t query(int64_t b, int64_t h, int64_t q) const { return (b * queries + q) * channels + h * width; }
-  INFINITY_HD int64_t key(int64_t b, int64_t h) const { return (sharedKeys ? 0 : b * keys * channels) + h * width; }
+  // The product alone would do, but makes nvcc keep two more registers and the widest kernels spill.
+  INFINITY_HD int64_t key(int64_t b, int64_t h) const {
+    return (sharedKeys ? 0 : b * sampleStride * channels) + h * width;
+  }
 };
 
 // The keys [start, end) that a query sees; an absent tensor shows all, extents of 1 repeat.

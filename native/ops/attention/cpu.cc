@@ -17,6 +17,7 @@ constexpr KernelFn prepGainBackward = qkvPrepBackwardKernel<T, true>;
 }  // namespace
 
 INFINITY_KERNEL(qkv_prep, qkvPrepKernel<float>, qkvPrepKernel<double>, qkvPrepPlan);
+INFINITY_KERNEL(qkv_append, qkvAppendKernel<float>, qkvAppendKernel<double>, qkvPrepPlan);
 INFINITY_KERNEL(qkv_prep_backward, prepBackward<float>, prepBackward<double>, qkvPrepBackwardPlan);
 INFINITY_KERNEL(qkv_prep_gain_backward, prepGainBackward<float>, prepGainBackward<double>, qkvPrepBackwardPlan);
 INFINITY_KERNEL(attention, attentionKernel<float>, attentionKernel<double>, attentionPlan);

@@ -33,7 +33,7 @@ void zeroRows(T* rows, int64_t ld, int64_t count, int64_t width) {
 template <class T, bool withBias>
 void attentionBackwardKernel(const KernelArgs& a) {
   const AttentionParams& params = a.paramsAs<AttentionParams>();
-  const AttentionShape s(a.in[1], a.in[2], params.heads);
+  const AttentionShape s(a.in[1], a.in[2], params);
   const T *go = a.in[0].as<T>(), *q = a.in[1].as<T>(), *k = a.in[2].as<T>(), *v = a.in[3].as<T>();
   const T *o = a.in[4].as<T>(), *lse = a.in[5].as<T>(), *bias = withBias ? a.in[7].as<T>() : nullptr;
   T *gq = a.out[0].as<T>(), *gk = a.out[1].as<T>(), *gv = a.out[2].as<T>();
@@ -107,7 +107,7 @@ void attentionBackwardKernel(const KernelArgs& a) {
 }
 
 size_t attentionBackwardPlan(const KernelArgs& a) {
-  const AttentionShape s(a.in[1], a.in[2], a.paramsAs<AttentionParams>().heads);
+  const AttentionShape s(a.in[1], a.in[2], a.paramsAs<AttentionParams>());
   return static_cast<size_t>(attentionBackwardScratch(s) * a.pool->threads()) * dtypeBytes(a.in[1].dtype);
 }
 

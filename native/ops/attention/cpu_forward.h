@@ -120,7 +120,7 @@ inline int64_t attentionScratch(const AttentionShape& s) { return (s.width + s.k
 template <class T>
 void attentionKernel(const KernelArgs& a) {
   const AttentionParams& params = a.paramsAs<AttentionParams>();
-  const AttentionShape s(a.in[0], a.in[1], params.heads);
+  const AttentionShape s(a.in[0], a.in[1], params);
   const T *q = a.in[0].as<T>(), *k = a.in[1].as<T>(), *v = a.in[2].as<T>(), *bias = a.in[4].as<T>();
   T *o = a.out[0].as<T>(), *lse = a.out[1].as<T>();
   if (!validRanges(a.in[3], s.keys)) return a.fail("INVALID_ARGUMENT", "a key range leaves the rows of k");
@@ -178,7 +178,7 @@ void attentionKernel(const KernelArgs& a) {
 }
 
 size_t attentionPlan(const KernelArgs& a) {
-  const AttentionShape s(a.in[0], a.in[1], a.paramsAs<AttentionParams>().heads);
+  const AttentionShape s(a.in[0], a.in[1], a.paramsAs<AttentionParams>());
   return static_cast<size_t>(attentionScratch(s) * a.pool->threads()) * dtypeBytes(a.in[0].dtype);
 }
 

@@ -75,22 +75,21 @@ void gainsOf(const TensorView& logGain, int64_t heads, T* gains) {
   }
 }
 
-// Inputs qkv [.., L, 3C], log gains [H], rotation [rows, c/2, 2]; outputs q, k, v.
+// Inputs qkv [.., L, 3C], log gains [H], rotation [rows, c/2, 2]; outputs q, k, v, of which k and v lie in `rows`.
 template <class T>
-void qkvPrepKernel(const KernelArgs& a) {
-  const QkvPrepParams& params = a.paramsAs<QkvPrepParams>();
-  const PrepShape s(a.in[0], params.heads);
+void prepareQkv(const KernelArgs& a, const QkvPrepParams& params, const PrepShape& s, const PrepRows& rows) {
   T* gains = static_cast<T*>(a.scratch);
   gainsOf(a.in[1], s.heads, gains);
   a.pool->parallelFor(prepTiles(s), [&](int64_t tile) {
     const int64_t last = s.rows < (tile + 1) * kPrepRows ? s.rows : (tile + 1) * kPrepRows;
     for (int64_t row = tile * kPrepRows; row < last; ++row) {
       const T* from = a.in[0].as<T>() + row * 3 * s.channels;
-      const Rotation rotation{a.in[2], params.ropeStart + row % s.length, s.width};
+      const int64_t token = row % s.length, cached = rows.at(row / s.length, token);
+      const Rotation rotation{a.in[2], params.ropeStart + token, s.width};
       for (int part = 0; part < 2; ++part) {
         for (int64_t h = 0; h < s.heads; ++h) {
           const T* x = from + part * s.channels + h * s.width;
-          T* y = a.out[part].as<T>() + row * s.channels + h * s.width;
+          T* y = a.out[part].as<T>() + (part == 0 ? row : cached) * s.channels + h * s.width;
           const T factor = (params.cosine ? inverseNorm(x, s.width) : T(1)) * (part == 0 ? gains[h] : T(1));
           if (rotation)
             rotation.apply(x, factor, T(1), y);
@@ -98,12 +97,26 @@ void qkvPrepKernel(const KernelArgs& a) {
             for (int64_t d = 0; d < s.width; ++d) y[d] = x[d] * factor;
         }
       }
-      __builtin_memcpy(a.out[2].as<T>() + row * s.channels, from + 2 * s.channels,
+      __builtin_memcpy(a.out[2].as<T>() + cached * s.channels, from + 2 * s.channels,
                        static_cast<size_t>(s.channels) * sizeof(T));
     }
   });
 }
 
+template <class T>
+void qkvPrepKernel(const KernelArgs& a) {
+  const QkvPrepParams& params = a.paramsAs<QkvPrepParams>();
+  const PrepShape s(a.in[0], params.heads);
+  prepareQkv<T>(a, params, s, PrepRows(s));
+}
+
+template <class T>
+void qkvAppendKernel(const KernelArgs& a) {
+  const QkvAppendParams& params = a.paramsAs<QkvAppendParams>();
+  prepareQkv<T>(a, params.prep, PrepShape(a.in[0], params.prep.heads), PrepRows(params));
+}
+
+// The parameters of both begin with those of the preparation.
 size_t qkvPrepPlan(const KernelArgs& a) { return a.paramsAs<QkvPrepParams>().heads * dtypeBytes(a.in[0].dtype); }
 
 // Gradient of one head of q or k: gy is undone of its rotation into gx, then of gain and normalisation. Returns the

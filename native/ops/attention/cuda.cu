@@ -82,7 +82,7 @@ void launchForward(const KernelArgs& a, const AttentionForward<typename G::T>& f
 // Inputs q, k, v, ranges, bias; outputs o and the log-sum-exps [B, H, Lq] in f32.
 void attention(const KernelArgs& a) {
   const AttentionParams& params = a.paramsAs<AttentionParams>();
-  const AttentionShape s(a.in[0], a.in[1], params.heads);
+  const AttentionShape s(a.in[0], a.in[1], params);
   if (!fits(a, s.width)) return;
   withElement(a.in[0].dtype, [&](auto element) {
     using T = decltype(element);
@@ -115,7 +115,7 @@ void attention(const KernelArgs& a) {
 template <bool withBias>
 void attentionBackward(const KernelArgs& a) {
   const AttentionParams& params = a.paramsAs<AttentionParams>();
-  const AttentionShape s(a.in[1], a.in[2], params.heads);
+  const AttentionShape s(a.in[1], a.in[2], params);
   if (!fits(a, s.width)) return;
   withElement(a.in[1].dtype, [&](auto element) {
     using T = decltype(element);
@@ -158,7 +158,7 @@ void attentionBackward(const KernelArgs& a) {
 }
 
 size_t attentionBackwardPlan(const KernelArgs& a) {
-  const AttentionShape s(a.in[1], a.in[2], a.paramsAs<AttentionParams>().heads);
+  const AttentionShape s(a.in[1], a.in[2], a.paramsAs<AttentionParams>());
   return static_cast<size_t>(s.batch * s.heads * s.queries) * sizeof(float);
 }
 
@@ -189,20 +189,36 @@ void withLanes(int64_t width, const F& f) {
   f(Constant<32>{});
 }
 
-// Inputs qkv [.., L, 3C], log gains [H], rotation [rows, c/2, 2]; outputs q, k, v.
-void prep(const KernelArgs& a) {
-  const QkvPrepParams& params = a.paramsAs<QkvPrepParams>();
-  const PrepShape s(a.in[0], params.heads);
+// Where log gains and rotation lie in their inputs, and whether packs may be read.
+QkvPrep prepOf(const PrepShape& s, const QkvPrepParams& params, const PrepRows& rows, const TensorView* gainAndTurns,
+               bool packed) {
+  const FloatSource rotation(gainAndTurns[1]);
+  const bool packedTurns = packed && reinterpret_cast<uintptr_t>(rotation.data) % 16 == 0;
+  return {s, params, rows, FloatSource(gainAndTurns[0]), rotation, packed, packedTurns};
+}
+
+// Inputs qkv [.., L, 3C], log gains [H], rotation [rows, c/2, 2]; outputs q, k, v, of which k and v lie in `rows`.
+void prepare(const KernelArgs& a, const char* name, const QkvPrepParams& params, const PrepShape& s,
+             const PrepRows& rows) {
   if (!fits(a, s.width)) return;
   withElement(a.in[0].dtype, [&](auto element) {
     using T = decltype(element);
     const bool packed = aligned(a.in, 1, s.width, sizeof(T)) && aligned(a.out, 3, s.width, sizeof(T));
-    const QkvPrep f = {s, params, FloatSource(a.in[1]), FloatSource(a.in[2]), packed};
+    const QkvPrep f = prepOf(s, params, rows, a.in + 1, packed);
     withLanes<T>(s.width, [&](auto lanes) {
-      launch(a, "qkv_prep", qkvPrep<T, lanes.value>, {dim3(static_cast<unsigned>(s.rows)), dim3(kPrepThreads)}, f,
-             a.in[0].as<T>(), a.out[0].as<T>(), a.out[1].as<T>(), a.out[2].as<T>());
+      launch(a, name, qkvPrep<T, lanes.value>, overSlots<lanes.value>(s), f, a.in[0].as<T>(), a.out[0].as<T>(),
+             a.out[1].as<T>(), a.out[2].as<T>());
     });
   });
+}
+void prep(const KernelArgs& a) {
+  const QkvPrepParams& params = a.paramsAs<QkvPrepParams>();
+  const PrepShape s(a.in[0], params.heads);
+  prepare(a, "qkv_prep", params, s, PrepRows(s));
+}
+void append(const KernelArgs& a) {
+  const QkvAppendParams& params = a.paramsAs<QkvAppendParams>();
+  prepare(a, "qkv_append", params.prep, PrepShape(a.in[0], params.prep.heads), PrepRows(params));
 }
 
 // Inputs gq, gk, gv (each may be absent), qkv, log gains, rotation; output gqkv.
@@ -217,11 +233,10 @@ void prepBackward(const KernelArgs& a) {
   withElement(a.in[3].dtype, [&](auto element) {
     using T = decltype(element);
     const bool packed = aligned(a.in, 4, s.width, sizeof(T)) && aligned(a.out, 1, s.width, sizeof(T));
-    const QkvPrep f = {s, params, FloatSource(a.in[4]), FloatSource(a.in[5]), packed};
+    const QkvPrep f = prepOf(s, params, PrepRows(s), a.in + 4, packed);
     withLanes<T>(s.width, [&](auto lanes) {
-      launch(a, "qkv_prep_backward", qkvPrepBackward<T, lanes.value>,
-             {dim3(static_cast<unsigned>(s.rows)), dim3(kPrepThreads)}, f, a.in[0].as<T>(), a.in[1].as<T>(),
-             a.in[2].as<T>(), a.in[3].as<T>(), a.out[0].as<T>(), slopes);
+      launch(a, "qkv_prep_backward", qkvPrepBackward<T, lanes.value>, overSlots<lanes.value>(s), f, a.in[0].as<T>(),
+             a.in[1].as<T>(), a.in[2].as<T>(), a.in[3].as<T>(), a.out[0].as<T>(), slopes);
     });
   });
   if (!withGain) return;
@@ -267,6 +282,7 @@ bool prepGainBackwardAccepts(const TensorView* in, const TensorView* out) {
 }  // namespace
 
 INFINITY_CUDA_KERNEL(qkv_prep, prep, nullptr, prepAccepts);
+INFINITY_CUDA_KERNEL(qkv_append, append, nullptr, prepAccepts);
 INFINITY_CUDA_KERNEL(qkv_prep_backward, prepBackward<false>, nullptr, prepBackwardAccepts);
 INFINITY_CUDA_KERNEL(qkv_prep_gain_backward, prepBackward<true>, prepGainPlan, prepGainBackwardAccepts);
 INFINITY_CUDA_KERNEL(attention, attention, nullptr, attentionAccepts);

@@ -1,5 +1,5 @@
-// From one row of [q; k; v] to what attention reads: split, normalise, gain, rotate, in one pass over memory. A block
-// takes a row, a few lanes a head; where a head lies in the row it lies in q, k or v.
+// From one row of [q; k; v] to what attention reads: split, normalise, gain, rotate, in one pass over memory. A few
+// lanes take a head, a block some heads of a row; where a head lies in the row it lies in q, k or v.
 #pragma once
 #include "cuda/launch.h"
 #include "cuda/reduce.cuh"
@@ -8,7 +8,7 @@
 namespace infinity::cuda {
 namespace {
 
-constexpr int kPrepThreads = 256;
+constexpr int kPrepThreads = 256;  // at most
 // Packs of 16 bytes that a lane holds.
 constexpr int kPrepPacks = 2;
 
@@ -20,13 +20,31 @@ struct FloatSource {
   __device__ __forceinline__ float operator[](int64_t i) const {
     return narrow ? toFloat(static_cast<const bf16*>(data)[i]) : static_cast<const float*>(data)[i];
   }
+  // N numbers from `at` on, at most 16 bytes at a time.
+  template <int N>
+  __device__ __forceinline__ void loadPacks(int64_t at, float (&to)[N]) const {
+    if (narrow) {
+      const Pack<bf16, N> pack = loadPack<N>(static_cast<const bf16*>(data) + at);
+#pragma unroll
+      for (int i = 0; i < N; ++i) to[i] = toFloat(pack.v[i]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < N; i += 4) {
+        const Pack<float, 4> pack = loadPack<4>(static_cast<const float*>(data) + at + i);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) to[i + j] = pack.v[j];
+      }
+    }
+  }
 };
 
 struct QkvPrep {
   PrepShape shape;
   QkvPrepParams params;
+  PrepRows rows;  // of k and v
   FloatSource logGain, rotation;
-  bool aligned;  // heads start and end on 16 bytes in all tensors but the rotation
+  bool aligned;         // heads start and end on 16 bytes in all tensors but the rotation
+  bool alignedTurning;  // and so does the rotation
 };
 
 // A head spread over kLanes lanes: lane l holds the packs l, l + kLanes, ...
@@ -79,17 +97,25 @@ struct HeadSlice {
     }
   }
   // Turns pairs of channels by sign·angle; the table holds cosine and sine of every pair of a token, adjacent.
-  __device__ __forceinline__ void turn(const FloatSource& table, int64_t token, int width, float sign) {
+  __device__ __forceinline__ void turn(const FloatSource& table, int64_t token, int width, float sign, bool aligned) {
 #pragma unroll
-    for (int p = 0; p < kPrepPacks; ++p)
+    for (int p = 0; p < kPrepPacks; ++p) {
+      if (channel(p) >= width) continue;
+      const int64_t at = token * width + channel(p);
+      float angles[kPack];
+      if (aligned) {
+        table.loadPacks(at, angles);
+      } else {
+#pragma unroll
+        for (int i = 0; i < kPack; ++i) angles[i] = channel(p) + i < width ? table[at + i] : 0.0f;
+      }
 #pragma unroll
       for (int i = 0; i < kPack; i += 2) {
-        if (channel(p) + i >= width) continue;
-        const int64_t at = token * width + channel(p) + i;
-        const float cosine = table[at], sine = table[at + 1] * sign, even = x[p][i], odd = x[p][i + 1];
+        const float cosine = angles[i], sine = angles[i + 1] * sign, even = x[p][i], odd = x[p][i + 1];
         x[p][i] = even * cosine - odd * sine;
         x[p][i + 1] = even * sine + odd * cosine;
       }
+    }
   }
   // Over the head; all lanes of the warp take part.
   __device__ __forceinline__ float dot(const HeadSlice& y) const {
@@ -109,70 +135,79 @@ __device__ __forceinline__ float inverseNorm(float squares) {
   return 1.0f / fmaxf(sqrtf(squares), static_cast<float>(kSmallestNorm));
 }
 
-// Calls f(slot, exists) for the 3·heads slots of a row, slot = part · heads + head; the lanes of a warp stay together.
-template <int kLanes, class F>
-__device__ __forceinline__ void eachSlot(int slots, const F& f) {
-  constexpr int perBlock = kPrepThreads / kLanes;
-  for (int base = 0; base < slots; base += perBlock) {
-    const int slot = base + static_cast<int>(threadIdx.x) / kLanes;
-    f(slot, slot < slots);
-  }
+// The head of a row that a thread works on: one of 3·heads slots, q's before k's before v's. The grid's y counts the
+// blocks that share a row.
+struct PrepSlot {
+  int64_t row;
+  int sample, token, slot, part, head;
+  bool exists;
+  __device__ __forceinline__ PrepSlot(const PrepShape& s, int lanes)
+      : row(blockIdx.x),
+        sample(static_cast<int>(blockIdx.x / static_cast<unsigned>(s.length))),
+        token(static_cast<int>(blockIdx.x % static_cast<unsigned>(s.length))),
+        slot(static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x) / lanes),
+        part(slot / static_cast<int>(s.heads)),
+        head(slot % static_cast<int>(s.heads)),
+        exists(part < 3) {}
+  // The first channel in qkv.
+  __device__ __forceinline__ int64_t channel(const PrepShape& s) const { return (row * 3 * s.heads + slot) * s.width; }
+};
+
+// As few blocks a row as hold its slots, of as few warps.
+template <int kLanes>
+LaunchShape overSlots(const PrepShape& s) {
+  const int64_t threads = 3 * s.heads * kLanes, blocks = ceilDiv(threads, kPrepThreads);
+  return {dim3(static_cast<unsigned>(s.rows), static_cast<unsigned>(blocks)),
+          dim3(static_cast<unsigned>(ceilDiv(ceilDiv(threads, blocks), kWarp) * kWarp))};
 }
 
 template <class T, int kLanes>
 __global__ void __launch_bounds__(kPrepThreads) qkvPrep(QkvPrep f, const T* qkv, T* q, T* k, T* v) {
-  const int64_t row = blockIdx.x;
-  const int heads = static_cast<int>(f.shape.heads), width = static_cast<int>(f.shape.width);
-  const int64_t token = f.params.ropeStart + blockIdx.x % static_cast<unsigned>(f.shape.length);
-  eachSlot<kLanes>(3 * heads, [&](int slot, bool exists) {
-    const int part = slot / heads, head = slot % heads;
-    HeadSlice<T, kLanes> x;
-    x.load(exists ? qkv + (row * 3 * heads + slot) * width : nullptr, width, f.aligned);
-    const float squares = x.dot(x);
-    if (!exists) return;
-    if (part < 2) {
-      const float factor =
-          (f.params.cosine ? inverseNorm(squares) : 1.0f) * (part == 0 ? gainOf(f.logGain, head) : 1.0f);
-      x.each(width, [&](int, float& e) { e *= factor; });
-      if (f.rotation.data) x.turn(f.rotation, token, width, 1.0f);
-    }
-    T* const to = part == 0 ? q : part == 1 ? k : v;
-    x.store(to + (row * heads + head) * width, width, f.aligned);
-  });
+  const PrepSlot at(f.shape, kLanes);
+  const int width = static_cast<int>(f.shape.width);
+  HeadSlice<T, kLanes> x;
+  x.load(at.exists ? qkv + at.channel(f.shape) : nullptr, width, f.aligned);
+  const float squares = x.dot(x);
+  if (!at.exists) return;
+  if (at.part < 2) {
+    const float factor =
+        (f.params.cosine ? inverseNorm(squares) : 1.0f) * (at.part == 0 ? gainOf(f.logGain, at.head) : 1.0f);
+    x.each(width, [&](int, float& e) { e *= factor; });
+    if (f.rotation.data) x.turn(f.rotation, f.params.ropeStart + at.token, width, 1.0f, f.alignedTurning);
+  }
+  T* const to = at.part == 0 ? q : at.part == 1 ? k : v;
+  const int64_t row = at.part == 0 ? at.row : f.rows.at(at.sample, at.token);
+  x.store(to + (row * f.shape.heads + at.head) * width, width, f.aligned);
 }
 
 // gq, gk and gv may be null. slopes, where given, take each row's gradient of the log gains [rows, H].
 template <class T, int kLanes>
 __global__ void __launch_bounds__(kPrepThreads)
     qkvPrepBackward(QkvPrep f, const T* gq, const T* gk, const T* gv, const T* qkv, T* gqkv, float* slopes) {
-  const int64_t row = blockIdx.x;
-  const int heads = static_cast<int>(f.shape.heads), width = static_cast<int>(f.shape.width);
-  const int64_t token = f.params.ropeStart + blockIdx.x % static_cast<unsigned>(f.shape.length);
-  eachSlot<kLanes>(3 * heads, [&](int slot, bool exists) {
-    const int part = slot / heads, head = slot % heads;
-    const int64_t at = (row * 3 * heads + slot) * width;
-    const T* const from = part == 0 ? gq : part == 1 ? gk : gv;
-    HeadSlice<T, kLanes> g, x;
-    g.load(exists && from ? from + (row * heads + head) * width : nullptr, width, f.aligned);
-    x.load(exists && from && part < 2 ? qkv + at : nullptr, width, f.aligned);
-    if (part < 2 && f.rotation.data) g.turn(f.rotation, token, width, -1.0f);
-    const float squares = x.dot(x), product = g.dot(x);
-    if (!exists) return;
-    if (part < 2) {
-      const float inverse = f.params.cosine ? inverseNorm(squares) : 1.0f;
-      const float gain = part == 0 ? gainOf(f.logGain, head) : 1.0f;
-      const float along = product * inverse;  // with the unit vector
-      // Below the smallest norm the divisor is a constant.
-      const bool radial = f.params.cosine && sqrtf(squares) > static_cast<float>(kSmallestNorm);
-      const float slope = radial ? along * inverse : 0.0f, factor = inverse * gain;
+  const PrepSlot at(f.shape, kLanes);
+  const int width = static_cast<int>(f.shape.width);
+  const T* const from = at.part == 0 ? gq : at.part == 1 ? gk : gv;
+  const int64_t head = at.row * f.shape.heads + at.head;
+  HeadSlice<T, kLanes> g, x;
+  g.load(at.exists && from ? from + head * width : nullptr, width, f.aligned);
+  x.load(at.exists && from && at.part < 2 ? qkv + at.channel(f.shape) : nullptr, width, f.aligned);
+  if (at.part < 2 && f.rotation.data) g.turn(f.rotation, f.params.ropeStart + at.token, width, -1.0f, f.alignedTurning);
+  const float squares = x.dot(x), product = g.dot(x);
+  if (!at.exists) return;
+  if (at.part < 2) {
+    const float inverse = f.params.cosine ? inverseNorm(squares) : 1.0f;
+    const float gain = at.part == 0 ? gainOf(f.logGain, at.head) : 1.0f;
+    const float along = product * inverse;  // with the unit vector
+    // Below the smallest norm the divisor is a constant.
+    const bool radial = f.params.cosine && sqrtf(squares) > static_cast<float>(kSmallestNorm);
+    const float slope = radial ? along * inverse : 0.0f, factor = inverse * gain;
 #pragma unroll
-      for (int p = 0; p < kPrepPacks; ++p)
+    for (int p = 0; p < kPrepPacks; ++p)
 #pragma unroll
-        for (int i = 0; i < kPerPack<T>; ++i) g.x[p][i] = (g.x[p][i] - x.x[p][i] * slope) * factor;
-      if (slopes && part == 0 && g.laneOfHead() == 0) slopes[row * heads + head] = along * gain;
-    }
-    g.store(gqkv + at, width, f.aligned);
-  });
+      for (int i = 0; i < kPerPack<T>; ++i) g.x[p][i] = (g.x[p][i] - x.x[p][i] * slope) * factor;
+    if (slopes && at.part == 0 && g.laneOfHead() == 0) slopes[head] = along * gain;
+  }
+  g.store(gqkv + at.channel(f.shape), width, f.aligned);
 }
 
 // Sums of up to kGainRows rows [n, H] a block into [ceil(n / kGainRows), H]: 32 heads by 8 lines of rows.
