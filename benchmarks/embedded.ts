@@ -20,7 +20,7 @@ import { type InfinityConfig, parseInfinityConfig } from '../lib/transformer/con
 
 const MODEL = join(packageRoot(), 'models', 'shapes');
 
-/** The configs that the embedded model is trained with. */
+/** The configs of the last runs that trained the embedded model. */
 export async function trainingConfigs(): Promise<{
   readonly tokenizer: TokenizerTrainingConfig;
   readonly transformer: TransformerTrainingConfig;
@@ -28,7 +28,7 @@ export async function trainingConfigs(): Promise<{
   const read = (name: string) => readConfigFile(join(MODEL, 'train', name));
   return {
     tokenizer: (await read('tokenizer-3.json')) as TokenizerTrainingConfig,
-    transformer: (await read('transformer-4.json')) as TransformerTrainingConfig,
+    transformer: (await read('transformer-9.json')) as TransformerTrainingConfig,
   };
 }
 
@@ -39,7 +39,7 @@ export async function embeddedShapes(): Promise<{
   readonly batch: number;
 }> {
   const { tokenizer, transformer } = await trainingConfigs();
-  const schedule = parseGrids(tokenizer.schedule);
+  const schedule = parseGrids(transformer.scale_schedules?.[0] ?? tokenizer.schedule);
   const config = parseInfinityConfig({
     ...transformer.transformer,
     vae_embed_dim: tokenizer.autoencoder.codebook_dim,

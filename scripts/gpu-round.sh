@@ -9,8 +9,7 @@
 #
 # Results go to $OUT, by default out/gpu/results: logs, and the benchmarks' lines as benchmarks/results/ keeps them.
 # Every step prints a short table last and fails when something failed. Where NODE_INFINITY_CUDA_LIBRARY names a library,
-# that one is measured and none is built: the emulated one rehearses a round on a machine without a card. Where the way
-# there is narrow, models/shapes-128 (12 MB) may stay behind: no step reads it.
+# that one is measured and none is built: the emulated one rehearses a round on a machine without a card.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 pack=out/gpu

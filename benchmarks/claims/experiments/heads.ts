@@ -60,7 +60,7 @@ function findings(results: readonly Result[]): Finding[] {
     return [
       {
         verdict: verdictOf(distance, -1),
-        text: `At 2^${bits} the distance of freely drawn pictures with the bitwise classifier is ${signed(distance, 4)} of that with the conventional one, ${spread(over(softmax, 'distance'), 4)}. ShapesEval: ${spread(over(bitwise, 'overall'))} bitwise, ${spread(over(softmax, 'overall'))} conventional, under the tokenizer’s ceiling of ${spread(ceiling)}; chance is about 0.06.`,
+        text: `At 2^${bits} the distance of freely drawn pictures with the bitwise classifier differs by ${signed(distance, 4)} from that with the conventional one, ${spread(over(softmax, 'distance'), 4)}. ShapesEval: ${spread(over(bitwise, 'overall'))} bitwise, ${spread(over(softmax, 'overall'))} conventional, under the tokenizer’s ceiling of ${spread(ceiling)}; chance is about 0.06.`,
       },
       {
         verdict: verdictOf(loss, -1),
