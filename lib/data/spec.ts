@@ -51,7 +51,7 @@ export type DatasetSpec = ShapesSpec | PicturesSpec;
 type Check = (value: unknown) => boolean;
 type FieldRule = readonly [expected: string, check: Check];
 
-const CURE = 'Correct that field; docs/training.md explains each.';
+const CURE = 'Correct that field; docs/training-configuration.md explains each.';
 
 const isPixels =
   (most: number): Check =>

@@ -63,7 +63,7 @@ export function refuseField(field: string, expected: string, value: unknown): ne
   throw new InfinityError(
     'INVALID_ARGUMENT',
     `Expected ${expected} for '${field}' of the training config but received ${describe(value)}.`,
-    { value, fields: { field }, cure: 'Correct that field; docs/training.md explains each.' },
+    { value, fields: { field }, cure: 'Correct that field; docs/training-configuration.md explains each.' },
   );
 }
 
@@ -191,7 +191,7 @@ export function readPart<T>(field: string, read: () => T): T {
     throw new InfinityError('INVALID_ARGUMENT', `'${field}' of the training config: ${cause.statement}`, {
       value: cause.value,
       fields: { field, ...cause.fields },
-      cure: 'Correct that field; docs/training.md explains each.',
+      cure: 'Correct that field; docs/training-configuration.md explains each.',
       cause,
     });
   }

@@ -1,4 +1,4 @@
-/** The configurations that docs/training.md shows can be trained as they stand. */
+/** The configurations that the pages on training show can be trained as they stand. */
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -8,7 +8,10 @@ import { checkTokenizerConfig } from '../../lib/training/tokenizer_config.js';
 describe('the documented tokenizer configurations', () => {
   let blocks: Record<string, unknown>[];
   before(async () => {
-    const text = await readFile(join(packageRoot(), 'docs', 'training.md'), 'utf8');
+    const pages = ['training.md', 'training-configuration.md'].map((page) =>
+      readFile(join(packageRoot(), 'docs', page), 'utf8'),
+    );
+    const text = (await Promise.all(pages)).join('\n');
     blocks = [...text.matchAll(/^```json\n(\{.*?)^```/gms)].map(([, json]) => JSON.parse(json!));
   });
 
