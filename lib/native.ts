@@ -4,6 +4,7 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { InfinityError, type InfinityErrorCode } from './errors.js';
+import { OPS_DIGEST } from './ops_digest.js';
 
 /** Counters of one device; memory in bytes. */
 export interface NativeStats {
@@ -30,6 +31,8 @@ export interface NativeCapabilities {
   readonly memory: number;
   readonly processors: number;
   readonly ops: number;
+  /** Of the table of ops that the addon was built from; see lib/ops_digest.ts. */
+  readonly opsDigest: number;
 }
 
 /** What `NativeAddon.token` does. */
@@ -69,6 +72,29 @@ export function packageRoot(): string {
   return directory;
 }
 
+interface AddonLoader {
+  (root: string): NativeAddon;
+  resolve(root: string): string;
+}
+
+const loader = (): AddonLoader => createRequire(import.meta.url)('node-gyp-build') as AddonLoader;
+
+const BUILD_IT =
+  'In a checkout run "npm run build:native"; as a dependency run "npm rebuild node-infinity" with a C++ compiler and CMake installed.';
+
+/**
+ * Refuses an addon of another table of ops: it would take the numbers of this code for other ops.
+ * @throws InfinityError NATIVE_BINARY_MISSING with the cure.
+ */
+export function requireSameOps(addon: Pick<NativeAddon, 'capabilities'>, path: string): void {
+  if (addon.capabilities().opsDigest === OPS_DIGEST) return;
+  throw new InfinityError(
+    'NATIVE_BINARY_MISSING',
+    `Expected a native addon of this version but ${path} was built from another table of ops.`,
+    { cure: BUILD_IT, value: path },
+  );
+}
+
 let loaded: NativeAddon | undefined;
 
 /**
@@ -77,22 +103,22 @@ let loaded: NativeAddon | undefined;
  */
 export function native(): NativeAddon {
   if (loaded) return loaded;
-  const require = createRequire(import.meta.url);
+  let addon: NativeAddon;
+  let path: string;
   try {
-    const load = require('node-gyp-build') as (root: string) => NativeAddon;
-    loaded = load(packageRoot());
-    return loaded;
+    const load = loader();
+    path = load.resolve(packageRoot());
+    addon = load(packageRoot());
   } catch (cause) {
     throw new InfinityError(
       'NATIVE_BINARY_MISSING',
       `Expected a native addon for ${process.platform}-${process.arch} (Node ${process.versions.node}) but none could be loaded.`,
-      {
-        cure: 'In a checkout run "npm run build:native"; as a dependency run "npm rebuild node-infinity" with a C++ compiler and CMake installed.',
-        value: `${process.platform}-${process.arch}`,
-        cause,
-      },
+      { cure: BUILD_IT, value: `${process.platform}-${process.arch}`, cause },
     );
   }
+  requireSameOps(addon, path);
+  loaded = addon;
+  return loaded;
 }
 
 /**
@@ -101,8 +127,7 @@ export function native(): NativeAddon {
  */
 export function cudaLibrary(): string {
   const given = process.env.NODE_INFINITY_CUDA_LIBRARY;
-  const { resolve } = createRequire(import.meta.url)('node-gyp-build') as { resolve(root: string): string };
-  const path = given || join(dirname(resolve(packageRoot())), 'node_infinity_cuda.so');
+  const path = given || join(dirname(loader().resolve(packageRoot())), 'node_infinity_cuda.so');
   if (existsSync(path)) return path;
   throw new InfinityError('DEVICE_UNAVAILABLE', `Expected the CUDA backend at ${path} but there is none.`, {
     value: path,

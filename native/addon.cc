@@ -225,7 +225,7 @@ Napi::Value Stats(const Napi::CallbackInfo& info) {
   return out;
 }
 
-// capabilities() -> { isas, memory, processors, ops }
+// capabilities() -> { isas, memory, processors, ops, opsDigest }
 Napi::Value Capabilities(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   auto out = Napi::Object::New(env);
@@ -238,6 +238,7 @@ Napi::Value Capabilities(const Napi::CallbackInfo& info) {
   out.Set("memory", Napi::Number::New(env, static_cast<double>(infinity::availableMemory())));
   out.Set("processors", Napi::Number::New(env, infinity::availableProcessors()));
   out.Set("ops", Napi::Number::New(env, infinity::kOpCount));
+  out.Set("opsDigest", Napi::Number::New(env, infinity::kOpsDigest));
   return out;
 }
 

@@ -1,6 +1,7 @@
 // The op table: ops.def seen from C++.
 #pragma once
 #include <cstdint>
+#include <initializer_list>
 
 namespace infinity {
 
@@ -22,5 +23,19 @@ struct OpInfo {
 
 const OpInfo& opInfo(OpId id);
 constexpr uint32_t kOpCount = static_cast<uint32_t>(OpId::count);
+
+// FNV-1a over the lines of ops.def. The addon, the CUDA library and lib/ops are built apart: they compare it before any
+// of them takes a number for an op. scripts/generate-ops.mjs computes the same.
+constexpr uint32_t digestOps() {
+  uint32_t hash = 2166136261u;
+  for (const char* line : {
+#define OP(name, inputs, outputs, params) #name "," #inputs "," #outputs "," params ";",
+#include "../ops.def"
+#undef OP
+       })
+    for (; *line; ++line) hash = (hash ^ static_cast<unsigned char>(*line)) * 16777619u;
+  return hash;
+}
+constexpr uint32_t kOpsDigest = digestOps();
 
 }  // namespace infinity

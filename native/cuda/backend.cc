@@ -18,7 +18,7 @@ const cuda::Library* openLibrary(const std::string& path) {
   }
   const auto symbol = reinterpret_cast<cuda::LibraryFn>(dlsym(handle, cuda::kLibrarySymbol));
   const cuda::Library* library = symbol ? symbol() : nullptr;
-  if (!library || library->version != cuda::kLibraryVersion)
+  if (!library || library->version != cuda::kLibraryVersion || library->opsDigest != kOpsDigest)
     unavailable("The CUDA backend at " + path + " is of another version than the addon.");
   return library;
 }

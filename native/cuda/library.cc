@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "core/ops.h"
 #include "cuda/card.h"
 
 extern "C" const infinity::cuda::KernelEntry __start_inf_cuda_kernels[];
@@ -43,8 +44,8 @@ void run(Card* card, const KernelEntry* entry, const Operands& o, void* scratch,
 uint64_t launches(Card* card) { return *launchCount(card); }
 
 constexpr Library kLibrary = {
-    kLibraryVersion, openCard, closeCard, allocate, release, freeMemory, find, accepts, plan, run,
-    upload,          fill,     finish,    wait,     copyNow, launches,
+    kLibraryVersion, kOpsDigest, openCard, closeCard, allocate, release,  freeMemory, find, accepts, plan, run,
+    upload,          fill,       finish,   wait,      copyNow,  launches,
 };
 
 }  // namespace

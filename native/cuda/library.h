@@ -47,10 +47,11 @@ struct Operands {
 // Told, on a thread of the library, that a read is complete.
 using FinishFn = void (*)(void* context, uint32_t fault, const char* error);
 
-constexpr uint32_t kLibraryVersion = 3;
+constexpr uint32_t kLibraryVersion = 4;
 
 struct Library {
   uint32_t version;
+  uint32_t opsDigest;  // kOpsDigest of core/ops.h, as the library was built
   // Opens card number `ordinal`; null with `failure` set where there is none, or none that the kernels run on.
   Card* (*open)(int ordinal, DeviceInfo* info, CallFailure* failure);
   void (*close)(Card*);                    // after wait()

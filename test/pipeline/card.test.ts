@@ -1,5 +1,9 @@
 import assert from 'node:assert/strict';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { Device } from '../../lib/device.js';
+import { OPS_DIGEST } from '../../lib/ops_digest.js';
 import { InfinityPipeline } from '../../lib/pipeline/pipeline.js';
 import { tinyCheckpoint } from '../support/tiny_checkpoint.js';
 
@@ -52,6 +56,21 @@ describe('a pipeline on a card', function () {
       const { images } = await pipe.generate('a red circle', { seed: 3, guidance: 3, count: 2 });
       return Uint8Array.from(images.flatMap(({ data }) => [...data]));
     };
+
+    it('is refused when its library was built from another table of ops', async () => {
+      const digest = Buffer.alloc(4);
+      digest.writeUInt32LE(OPS_DIGEST);
+      const library = await readFile(process.env.NODE_INFINITY_CUDA_LIBRARY!);
+      const at = library.indexOf(digest);
+      assert.ok(at >= 0 && library.indexOf(digest, at + 1) < 0, 'the digest stands in the library once');
+      library.writeUInt32LE((OPS_DIGEST ^ 1) >>> 0, at);
+      const folder = await mkdtemp(join(tmpdir(), 'library-'));
+      const other = join(folder, 'other.so');
+      await writeFile(other, library);
+      await withLibrary(other, async () =>
+        assert.throws(() => Device.create('cuda'), { code: 'DEVICE_UNAVAILABLE', message: /of another version/ }),
+      ).finally(() => rm(folder, { recursive: true }));
+    });
 
     it('draws the pictures of the processor', async () => {
       const [want, got] = [await draw('cpu'), await draw('cuda', 'f32')];
