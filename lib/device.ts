@@ -5,9 +5,20 @@ import { cudaLibrary, type NativeAddon, type NativeStats, native, TokenAction, t
 /** The processor, or an NVIDIA card. */
 export type DeviceKind = 'cpu' | 'cuda';
 
+/** A way that matrix products go on a card: our kernels for every card, those for compute capability 9.0, or cuBLASLt. */
+export type ProductRoute = 'fragments' | 'warpgroups' | 'cublaslt';
+
 export interface DeviceOptions {
   /** Number of the card, for 'cuda'; default 0. */
   readonly card?: number;
+  /**
+   * With false, a card takes for each matrix product whichever way it measured to be the fastest when it met the first of that shape,
+   * cuBLASLt among them where the machine has it: results may then differ in their last digits from run to run, and between a row
+   * alone and in a batch. The processor is deterministic either way. Default true.
+   */
+  readonly deterministic?: boolean;
+  /** @internal One way for all products of a card that it can serve, for tests and benchmarks. */
+  readonly products?: ProductRoute;
   /** Threads of the CPU pool; by default NODE_INFINITY_THREADS, else the processors of this process. */
   readonly threads?: number;
   /** Instruction set: generic, avx2, avx512 or neon; by default NODE_INFINITY_CPU_ISA, else the best. */
@@ -83,7 +94,9 @@ export class Device {
    */
   static create(kind: DeviceKind = 'cpu', options: DeviceOptions = {}): Device {
     if (kind !== 'cpu' && kind !== 'cuda') invalidArgument('device', "'cpu' or 'cuda'", kind);
-    const { threads, memoryLimit, card } = options;
+    const { threads, memoryLimit, card, deterministic } = options;
+    if (deterministic !== undefined && typeof deterministic !== 'boolean')
+      invalidArgument('deterministic', 'true or false', deterministic);
     if (card !== undefined && !(Number.isInteger(card) && card >= 0))
       invalidArgument('card', 'the number of a card, from 0', card);
     if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1 && threads <= 256))
@@ -133,6 +146,11 @@ export class Device {
   /** The counters, and a new start for `peakBytes` from what lives now. */
   resetPeak(): NativeStats {
     return this.addon.stats(this.live(), true);
+  }
+
+  /** What a card decided for the matrix products that it met so far, a line each: the product, its way and why. */
+  decisions(): string[] {
+    return this.addon.decisions(this.live()).split('\n').slice(0, -1);
   }
 
   /** Gives memory that is kept for later tensors back to the system. Blocks this thread while the queue works: `sync` first. */

@@ -45,6 +45,8 @@ export interface NativeDeviceOptions {
   readonly isa?: string | undefined;
   readonly library?: string | undefined;
   readonly card?: number | undefined;
+  readonly deterministic?: boolean | undefined;
+  readonly products?: string | undefined;
   readonly memoryLimit?: number | undefined;
   readonly dry?: boolean | undefined;
 }
@@ -62,6 +64,7 @@ export interface NativeAddon {
   token(device: number, action: number, id: number): number;
   trim(device: number): void;
   stats(device: number, resetPeak: boolean): NativeStats;
+  decisions(device: number): string;
   capabilities(): NativeCapabilities;
 }
 

@@ -79,12 +79,18 @@ int integerOf(const Napi::Object& given, const char* key) {
 }
 
 std::unique_ptr<infinity::Backend> openBackend(const Napi::Object& given) {
-  if (textOf(given, "kind") == "cuda")
-    return std::make_unique<infinity::CudaBackend>(textOf(given, "library"), integerOf(given, "card"));
+  if (textOf(given, "kind") == "cuda") {
+    const std::string products = textOf(given, "products");
+    const Napi::Value deterministic = given.Get("deterministic");
+    const bool measured = deterministic.IsBoolean() && !deterministic.As<Napi::Boolean>().Value();
+    return std::make_unique<infinity::CudaBackend>(
+        textOf(given, "library"), infinity::cuda::CardOptions{integerOf(given, "card"), !measured, products.c_str()});
+  }
   return std::make_unique<infinity::CpuBackend>(textOf(given, "isa"), integerOf(given, "threads"));
 }
 
-// open(words: Uint32Array, { kind?: 'cpu' | 'cuda', threads?, isa?, library?, card?, memoryLimit?, dry? }) -> device id
+// open(words: Uint32Array, { kind?: 'cpu' | 'cuda', threads?, isa?, library?, card?, deterministic?, products?,
+//   memoryLimit?, dry? }) -> device id
 Napi::Value Open(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   Instance& self = instance(env);
@@ -225,6 +231,11 @@ Napi::Value Stats(const Napi::CallbackInfo& info) {
   return out;
 }
 
+// decisions(device) -> what was chosen for products so far, a line each
+Napi::Value Decisions(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(), device(info).device->backend().decisions());
+}
+
 // capabilities() -> { isas, memory, processors, ops, opsDigest }
 Napi::Value Capabilities(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
@@ -259,6 +270,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("token", guarded<TokenCall>);
   add("trim", guarded<Trim>);
   add("stats", guarded<Stats>);
+  add("decisions", guarded<Decisions>);
   add("capabilities", guarded<Capabilities>);
   return exports;
 }

@@ -18,6 +18,7 @@ interface Flags {
   threads?: number;
   cache?: string;
   device?: DeviceKind;
+  deterministic: boolean;
   logEvery: number;
   estimate?: boolean;
   tensorboard?: boolean;
@@ -90,7 +91,8 @@ async function train(kind: TrainingKind, flags: Flags): Promise<void> {
     const { told, text } = await trainingEstimate(kind, options, signal);
     return print(flags.json === true, told, text);
   }
-  const device = flags.device && Device.create(flags.device);
+  const { deterministic } = flags;
+  const device = flags.device && Device.create(flags.device, { deterministic });
   const training = await openTraining(kind, { ...options, ...(device && { device }) });
   const outputs = new TrainingOutputs(training, { directory: flags.out, signal, tensorboard: flags.tensorboard });
   if (training.summary !== undefined) process.stderr.write(`node-infinity: ${training.summary}\n`);
@@ -136,6 +138,7 @@ function command(kind: TrainingKind, summary: string): Command {
     .option('--cache <directory>', 'keep here what is computed of pictures and captions, and use it again')
     .option('--threads <integer>', 'threads of the CPU', numberOption('--threads'))
     .addOption(new Option('--device <kind>', 'where to train (default: the processor)').choices(['cpu', 'cuda']))
+    .option('--no-deterministic', 'on a card: whichever way of a matrix product is measured to be the fastest')
     .option('--log-every <steps>', 'steps between two lines', stepsOption, 10)
     .option('--estimate', 'only tell memory, disk and time of the training; a few steps are tried, nothing is kept')
     .option('--tensorboard', 'event files for TensorBoard as well')

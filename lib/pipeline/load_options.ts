@@ -13,6 +13,11 @@ import { checkBoolean, checkFunction, checkSignal, invalidOption, refuseUnknown 
 export interface LoadOptions {
   /** Default 'auto', the processor; 'cuda' is an NVIDIA card. */
   readonly device?: 'auto' | DeviceKind | undefined;
+  /**
+   * With false, a card takes the fastest way that it measures for each matrix product, and the pipeline gets a device of its own:
+   * pictures of a seed may then differ from run to run. The processor is deterministic either way. Default true.
+   */
+  readonly deterministic?: boolean | undefined;
   /** Threads of the processor. Given, the pipeline gets a device of its own; otherwise all pipelines share one a kind. */
   readonly threads?: number | undefined;
   /**
@@ -34,7 +39,7 @@ export interface LoadOptions {
   readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
 }
 
-const LOAD_OPTIONS = ['device', 'threads', 'dtype', 'offload', 'tile', 'signal', 'onProgress'];
+const LOAD_OPTIONS = ['device', 'deterministic', 'threads', 'dtype', 'offload', 'tile', 'signal', 'onProgress'];
 
 /** The checkpoint that travels inside the package. */
 export function embeddedModel(): string {
@@ -70,9 +75,11 @@ export function checkLoadOptions(source: unknown, options: LoadOptions): void {
       'Leave it out for the embedded model.',
     );
   refuseUnknown(options, LOAD_OPTIONS, 'fromPretrained');
-  const { device = 'auto', dtype = 'auto', offload = false, tile = 'auto', signal, onProgress } = options;
+  const { device = 'auto', deterministic = true, dtype = 'auto', offload = false, tile = 'auto' } = options;
+  const { signal, onProgress } = options;
   if (!['auto', 'cpu', 'cuda'].includes(device)) invalidOption('device', "'auto', 'cpu' or 'cuda'", device);
   if (!['auto', 'f32', 'bf16'].includes(dtype)) invalidOption('dtype', "'auto', 'f32' or 'bf16'", dtype);
+  checkBoolean('deterministic', deterministic);
   checkBoolean('offload', offload);
   if (!['auto', true, false].includes(tile)) invalidOption('tile', "'auto', true or false", tile);
   checkSignal(signal);

@@ -97,6 +97,7 @@ export class InfinityPipeline {
     checkLoadOptions(source, options);
     const {
       device: wanted = 'auto',
+      deterministic = true,
       threads,
       dtype = 'auto',
       offload = false,
@@ -106,7 +107,8 @@ export class InfinityPipeline {
     } = options;
     signal?.throwIfAborted();
     const kind = wanted === 'auto' ? undefined : wanted;
-    const device = threads === undefined ? Device.default(kind) : Device.create(kind, { threads });
+    const own = threads !== undefined || !deterministic;
+    const device = own ? Device.create(kind, { deterministic, ...(threads && { threads }) }) : Device.default(kind);
     const parts = await openModel(source);
     const format = dtype === 'auto' ? (device.kind === 'cuda' ? 'bf16' : 'f32') : dtype;
     try {
@@ -114,13 +116,13 @@ export class InfinityPipeline {
       try {
         const defaults = samplingDefaults(parts.generation, model.sizes);
         const name = await parts.identify();
-        return new InfinityPipeline(model, device, threads !== undefined, name, format, defaults);
+        return new InfinityPipeline(model, device, own, name, format, defaults);
       } catch (error) {
         disposeModel(model);
         throw error;
       }
     } catch (error) {
-      if (threads !== undefined) device.close();
+      if (own) device.close();
       throw error;
     }
   }

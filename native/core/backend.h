@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <string>
 
 #include "core/error.h"
 #include "core/ops.h"
@@ -34,6 +35,8 @@ class Backend {
   virtual size_t memory() const = 0;               // bytes that tensors may take unless a limit is given
   virtual bool hostMemory() const = 0;             // tensors lie in the memory of this process
   virtual uint64_t launches() const { return 0; }  // kernels that a card was given so far
+  // What a card chose for products so far, a line each.
+  virtual std::string decisions() const { return ""; }
 
   // --- on the JavaScript thread
   virtual void* allocate(size_t bytes) = 0;         // null when there is no memory

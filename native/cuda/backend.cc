@@ -29,15 +29,25 @@ const cuda::KernelEntry* entryOf(const KernelRef& kernel) {
 
 }  // namespace
 
-CudaBackend::CudaBackend(const std::string& library, int card) : library_(openLibrary(library)) {
+CudaBackend::CudaBackend(const std::string& library, const cuda::CardOptions& options)
+    : library_(openLibrary(library)) {
   cuda::CallFailure failure;
-  card_ = library_->open(card, &info_, &failure);
-  if (!card_) throw CoreError("DEVICE_UNAVAILABLE", failure.message);
+  card_ = library_->open(options, &info_, &failure);
+  if (!card_) throw CoreError(failure.code, failure.message);
 }
 
 CudaBackend::~CudaBackend() {
   library_->wait(card_);
   library_->close(card_);
+}
+
+std::string CudaBackend::decisions() const {
+  std::string text;
+  for (;;) {  // lines may come meanwhile
+    const size_t length = library_->decisions(card_, text.data(), text.size() + 1);
+    if (length == text.size()) return text;
+    text.resize(length);
+  }
 }
 
 KernelRef CudaBackend::find(OpId op, const TensorView* operands, uint32_t inputs, uint32_t outputs) const {

@@ -9,8 +9,9 @@ namespace infinity {
 
 class CudaBackend final : public Backend {
  public:
-  // `library` is the path of the shared library. Throws CoreError DEVICE_UNAVAILABLE with what is missing.
-  CudaBackend(const std::string& library, int card);
+  // `library` is the path of the shared library. Throws CoreError DEVICE_UNAVAILABLE with what is missing,
+  // INVALID_ARGUMENT.
+  CudaBackend(const std::string& library, const cuda::CardOptions& options);
   ~CudaBackend() override;
 
   const char* name() const override { return info_.name; }
@@ -18,6 +19,7 @@ class CudaBackend final : public Backend {
   size_t memory() const override { return static_cast<size_t>(info_.memory / 100 * 95); }
   bool hostMemory() const override { return false; }
   uint64_t launches() const override { return library_->launches(card_); }
+  std::string decisions() const override;
   void* allocate(size_t bytes) override { return library_->allocate(card_, bytes); }
   size_t freeMemory() override { return library_->freeMemory(card_); }
   void release(void* block) override { library_->release(card_, block); }

@@ -1,5 +1,7 @@
 #include "cuda/card.h"
 
+#include "cuda/route.h"
+
 #include <cuda_runtime.h>
 
 #include <condition_variable>
@@ -42,6 +44,7 @@ struct Card {
   cudaStream_t stream = nullptr;
   uint32_t* faults = nullptr;
   std::atomic<uint64_t> launches{0};
+  std::unique_ptr<ProductRoutes> routes;
 
   std::mutex mutex;
   std::condition_variable wake, idle;
@@ -169,6 +172,7 @@ void closeCard(Card* card) {
   }
   card->wake.notify_all();
   card->finisher.join();
+  card->routes.reset();
   for (auto& [capacity, block] : card->pinned) cudaFreeHost(block);
   for (cudaEvent_t event : card->events) cudaEventDestroy(event);
   cudaFree(card->faults);
@@ -180,6 +184,27 @@ const DeviceFacts* factsOf(const Card* card) { return &card->facts; }
 Stream streamOf(Card* card) { return card->stream; }
 uint32_t* faultWord(Card* card, uint32_t request) { return card->faults + request % kFaultWords; }
 std::atomic<uint64_t>* launchCount(Card* card) { return &card->launches; }
+std::unique_ptr<ProductRoutes>& productRoutes(Card* card) { return card->routes; }
+
+bool isRecording(Card* card) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  return cudaStreamIsCapturing(card->stream, &status) != cudaSuccess || status != cudaStreamCaptureStatusNone;
+}
+
+double timeOf(Card* card, const char*, int times, void (*put)(const void*), const void* context) {
+  cudaEvent_t first = nullptr, last = nullptr;
+  float ms = -1;
+  if (cudaEventCreate(&first) == cudaSuccess && cudaEventCreate(&last) == cudaSuccess) {
+    put(context);
+    cudaEventRecord(first, card->stream);
+    for (int i = 0; i < times; ++i) put(context);
+    cudaEventRecord(last, card->stream);
+    if (cudaEventSynchronize(last) != cudaSuccess || cudaEventElapsedTime(&ms, first, last) != cudaSuccess) ms = -1;
+  }
+  if (first) cudaEventDestroy(first);
+  if (last) cudaEventDestroy(last);
+  return ms / times;
+}
 
 // The current card belongs to the calling thread: these are called by the JavaScript thread and by the queue's.
 void* allocate(Card* card, size_t bytes) {

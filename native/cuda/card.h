@@ -1,6 +1,8 @@
 // An opened card: its stream, its fault words, and copies. Defined by cuda/card.cc over the CUDA runtime and by
 // tests/simt_card.cc on the host.
 #pragma once
+#include <memory>
+
 #include "cuda/kernel.h"
 
 namespace infinity::cuda {
@@ -14,6 +16,14 @@ const DeviceFacts* factsOf(const Card* card);
 Stream streamOf(Card* card);
 uint32_t* faultWord(Card* card, uint32_t request);
 std::atomic<uint64_t>* launchCount(Card* card);
+// Made by the library when the card is opened, gone before the card.
+std::unique_ptr<ProductRoutes>& productRoutes(Card* card);
+
+// Commands on the stream are being recorded, not run: nothing can be measured.
+bool isRecording(Card* card);
+// Milliseconds that one of `times` calls takes, each of which puts the same work on the stream, after a call that is
+// not timed; waits for them. Negative when they failed. `what` names the work.
+double timeOf(Card* card, const char* what, int times, void (*put)(const void*), const void* context);
 
 void* allocate(Card* card, size_t bytes);
 void release(Card* card, void* block);

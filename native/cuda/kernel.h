@@ -9,6 +9,8 @@
 
 namespace infinity::cuda {
 
+class ProductRoutes;  // cuda/route.h
+
 struct KernelArgs {
   const TensorView* in;
   const TensorView* out;
@@ -19,6 +21,7 @@ struct KernelArgs {
   const DeviceFacts* device;
   CallFailure* failure;
   std::atomic<uint64_t>* launches;  // counted, for benchmarks
+  ProductRoutes* routes = nullptr;  // of the card
 
   // The op's parameter struct: one 32-bit field for each entry of the ops.def line, in order.
   template <class P>

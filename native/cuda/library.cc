@@ -1,16 +1,27 @@
 // The library's one symbol, and its table of kernels.
 #include "cuda/library.h"
 
+#include <cstdio>
 #include <cstring>
 
 #include "core/ops.h"
 #include "cuda/card.h"
+#include "cuda/route.h"
 
 extern "C" const infinity::cuda::KernelEntry __start_inf_cuda_kernels[];
 extern "C" const infinity::cuda::KernelEntry __stop_inf_cuda_kernels[];
 
 namespace infinity::cuda {
 namespace {
+
+Card* open(const CardOptions& options, DeviceInfo* info, CallFailure* failure) {
+  Card* card = openCard(options.ordinal, info, failure);
+  if (!card) return nullptr;
+  productRoutes(card) = std::make_unique<ProductRoutes>(card, options, failure);
+  if (!failure->code) return card;
+  closeCard(card);
+  return nullptr;
+}
 
 const KernelEntry* find(const char* op) {
   for (const KernelEntry* e = __start_inf_cuda_kernels; e != __stop_inf_cuda_kernels; ++e)
@@ -32,20 +43,27 @@ bool accepts(const KernelEntry* entry, const Operands& o, uint32_t inputs, uint3
 
 size_t plan(Card* card, const KernelEntry* entry, const Operands& o) {
   if (!entry->plan) return 0;
-  return entry->plan({o.in, o.out, o.params, nullptr, streamOf(card), nullptr, factsOf(card), nullptr, nullptr});
+  return entry->plan({o.in, o.out, o.params, nullptr, streamOf(card), nullptr, factsOf(card), nullptr, nullptr,
+                      productRoutes(card).get()});
 }
 
 void run(Card* card, const KernelEntry* entry, const Operands& o, void* scratch, uint32_t request,
          CallFailure* failure) {
   entry->launch({o.in, o.out, o.params, scratch, streamOf(card), faultWord(card, request), factsOf(card), failure,
-                 launchCount(card)});
+                 launchCount(card), productRoutes(card).get()});
 }
 
 uint64_t launches(Card* card) { return *launchCount(card); }
 
+size_t decisions(Card* card, char* to, size_t room) {
+  const std::string text = productRoutes(card)->decisions();
+  if (room) std::snprintf(to, room, "%s", text.c_str());
+  return text.size();
+}
+
 constexpr Library kLibrary = {
-    kLibraryVersion, kOpsDigest, openCard, closeCard, allocate, release,  freeMemory, find, accepts, plan, run,
-    upload,          fill,       finish,   wait,      copyNow,  launches,
+    kLibraryVersion, kOpsDigest, open,   closeCard, allocate, release,  freeMemory, find, accepts, plan, run,
+    upload,          fill,       finish, wait,      copyNow,  launches, decisions,
 };
 
 }  // namespace

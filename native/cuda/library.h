@@ -35,6 +35,14 @@ struct CallFailure {
   char message[512] = {};
 };
 
+// What a card is opened with.
+struct CardOptions {
+  int ordinal = 0;
+  // false: a product goes whichever way was measured to be the fastest for its description, cuBLASLt among them.
+  bool deterministic = true;
+  const char* products = "";  // name of the one way of products that it can serve; "": by rule or by measurement
+};
+
 struct Card;         // an opened card with its stream
 struct KernelEntry;  // cuda/kernel.h
 
@@ -47,13 +55,13 @@ struct Operands {
 // Told, on a thread of the library, that a read is complete.
 using FinishFn = void (*)(void* context, uint32_t fault, const char* error);
 
-constexpr uint32_t kLibraryVersion = 4;
+constexpr uint32_t kLibraryVersion = 5;
 
 struct Library {
   uint32_t version;
   uint32_t opsDigest;  // kOpsDigest of core/ops.h, as the library was built
-  // Opens card number `ordinal`; null with `failure` set where there is none, or none that the kernels run on.
-  Card* (*open)(int ordinal, DeviceInfo* info, CallFailure* failure);
+  // Opens a card; null with `failure` set where there is none, or none that the kernels run on, or not as asked.
+  Card* (*open)(const CardOptions& options, DeviceInfo* info, CallFailure* failure);
   void (*close)(Card*);                    // after wait()
   void* (*allocate)(Card*, size_t bytes);  // null when the card has no memory
   void (*release)(Card*, void* block);
@@ -71,6 +79,9 @@ struct Library {
   void (*wait)(Card*);
   void (*copyNow)(Card*, void* host, const void* from, size_t bytes);
   uint64_t (*launches)(Card*);  // so far
+  // The ways that products went so far, a line each. Writes at most `room` bytes, the last of them 0, and returns how
+  // many the whole text has without it.
+  size_t (*decisions)(Card*, char* to, size_t room);
 };
 
 // The one symbol of the library.

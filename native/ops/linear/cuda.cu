@@ -1,5 +1,6 @@
 #include "cuda/gemm.cuh"
 #include "cuda/math.cuh"
+#include "cuda/route.h"
 #include "ops/linear/linear.h"
 
 namespace infinity::cuda {
@@ -65,6 +66,16 @@ bool acceptLinear(const TensorView* in, const TensorView* out) {
   return areOperands(in[0], in[1]) && isF32OrBf16(in[2]) && isF32OrBf16(in[3]) && isF32OrBf16(in[4]) &&
          isF32OrBf16(out[0]);
 }
+ProductCase linearCase(const KernelArgs& a) {
+  const LinearShape s(a.in, a.out[0]);
+  ProductCase c = productCase("linear", s.rows, s.N, s.K, a.in[0], a.in[1], a.out[0]);
+  c.bias = partOf(a.in[2]);
+  c.residual = partOf(a.in[3]);
+  c.gate = partOf(a.in[4]);
+  c.gelu = a.paramsAs<LinearParams>().gelu != 0;
+  for (int i = 2; i <= 4; ++i) c.aligned = c.aligned && rowsAligned(a.in[i], s.N);
+  return c;
+}
 void launchLinear(const KernelArgs& a) {
   const LinearShape s(a.in, a.out[0]);
   bool whole = inQuads(a.out[0], s.N);
@@ -78,11 +89,13 @@ void launchLinear(const KernelArgs& a) {
                                    a.paramsAs<LinearParams>().gelu != 0,
                                    whole};
   const ProductShape shape = {s.rows, s.N, s.K};
-  withOperands(a.in[0], a.in[1], [&](auto x, auto w) {
-    using X = decltype(x);
-    using W = decltype(w);
-    launchProduct(a, "linear", shape, planProduct<TilesFor<X>>(shape, *a.device),
-                  matrixRows<X>(a.in[0].as<X>(), s.rows, s.K), matrixRows<X>(a.in[1].as<W>(), s.N, s.K), epilogue);
+  a.routes->launch(a, linearCase(a), [&](const KernelArgs& args, ProductRoute) {
+    withOperands(a.in[0], a.in[1], [&](auto x, auto w) {
+      using X = decltype(x);
+      using W = decltype(w);
+      launchProduct(args, "linear", shape, planProduct<TilesFor<X>>(shape, *a.device),
+                    matrixRows<X>(a.in[0].as<X>(), s.rows, s.K), matrixRows<X>(a.in[1].as<W>(), s.N, s.K), epilogue);
+    });
   });
 }
 
@@ -95,11 +108,14 @@ void launchBackwardInput(const KernelArgs& a) {
   const int64_t rows = a.in[0].rows(), N = a.in[0].cols(), K = a.out[0].cols();
   const LinearEpilogue epilogue = {floatsOf(a.out[0]), {}, {}, {}, static_cast<int>(K), 1, false, inQuads(a.out[0], K)};
   const ProductShape shape = {rows, K, N};
-  withOperands(a.in[0], a.in[1], [&](auto dy, auto w) {
-    using Y = decltype(dy);
-    using W = decltype(w);
-    launchProduct(a, "linear_backward_input", shape, planProduct<TilesFor<Y>>(shape, *a.device),
-                  matrixRows<Y>(a.in[0].as<Y>(), rows, N), matrixColumns<Y>(a.in[1].as<W>(), K, N), epilogue);
+  const ProductCase c = productCase("linear_backward_input", rows, K, N, a.in[0], a.in[1], a.out[0]);
+  a.routes->launch(a, c, [&](const KernelArgs& args, ProductRoute) {
+    withOperands(a.in[0], a.in[1], [&](auto dy, auto w) {
+      using Y = decltype(dy);
+      using W = decltype(w);
+      launchProduct(args, "linear_backward_input", shape, planProduct<TilesFor<Y>>(shape, *a.device),
+                    matrixRows<Y>(a.in[0].as<Y>(), rows, N), matrixColumns<Y>(a.in[1].as<W>(), K, N), epilogue);
+    });
   });
 }
 
@@ -143,15 +159,20 @@ void launchBackwardWeight(const KernelArgs& a) {
   float* const db = split ? dw + plan.splits * outputs : a.out[1].as<float>();
   const PartialSums partial = {dw, db, static_cast<int>(shape.rows), static_cast<int>(shape.columns),
                                inQuads(a.out[0], shape.columns)};
-  withElement(a.in[0].dtype, [&](auto element) {
-    using T = decltype(element);
-    launchProduct(a, "linear_backward_weight", shape, plan, matrixColumns<T>(a.in[0].as<T>(), shape.rows, shape.sums),
-                  matrixColumns<T>(a.in[1].as<T>(), shape.columns, shape.sums), partial);
+  const ProductCase c =
+      productCase("linear_backward_weight", shape.rows, shape.columns, shape.sums, a.in[0], a.in[1], a.out[0]);
+  a.routes->launch(a, c, [&](const KernelArgs& args, ProductRoute) {
+    withElement(a.in[0].dtype, [&](auto element) {
+      using T = decltype(element);
+      launchProduct(args, "linear_backward_weight", shape, plan,
+                    matrixColumns<T>(a.in[0].as<T>(), shape.rows, shape.sums),
+                    matrixColumns<T>(a.in[1].as<T>(), shape.columns, shape.sums), partial);
+    });
+    if (split) {
+      launch(args, "linear_backward_weight: splits", addSplits, overElements(a, outputs + shape.rows), partial,
+             plan.splits, a.out[0].as<float>(), a.out[1].as<float>());
+    }
   });
-  if (split) {
-    launch(a, "linear_backward_weight: splits", addSplits, overElements(a, outputs + shape.rows), partial, plan.splits,
-           a.out[0].as<float>(), a.out[1].as<float>());
-  }
 }
 
 }  // namespace
