@@ -101,15 +101,17 @@ struct BlockWork {
   bool firstColumns;  // the tile holds column 0
 };
 // Tiles are visited in bands of eight rows of tiles, so that blocks that run together share what they read.
-__device__ __forceinline__ BlockWork blockWork(const ProductGrid& g, int tileRows, int tileColumns) {
+__device__ __forceinline__ BlockWork tileWork(const ProductGrid& g, int id, int piece, int tileRows, int tileColumns) {
   constexpr int kBand = 8;
-  const int id = static_cast<int>(blockIdx.x), piece = static_cast<int>(blockIdx.y);
   const int band = id / (kBand * g.columnTiles), within = id % (kBand * g.columnTiles);
   const int height = min(kBand, g.rowTiles - band * kBand);
   const int row = band * kBand + within % height, column = within / height;
   const int first = piece % g.splits * g.splitLength;
   return {row * tileRows, column * tileColumns, first, min(g.sums - first, g.splitLength) + first, piece / g.splits,
           piece,          column == 0};
+}
+__device__ __forceinline__ BlockWork blockWork(const ProductGrid& g, int tileRows, int tileColumns) {
+  return tileWork(g, static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y), tileRows, tileColumns);
 }
 
 // ---- what epilogues read and write

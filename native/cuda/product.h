@@ -81,6 +81,32 @@ struct TileBf16 {
   }
 };
 
+// bf16 by Hopper's warpgroups (gemm_hopper.cuh): one of three copies, each of the other two has 64 × unitColumns sums.
+// In shared memory: stages of operands, a slab of each warp's sums for the epilogue, barriers, and ones for row sums.
+template <TileUse Use, int Rows, int Columns, int Stages>
+struct TileWarpgroups {
+  static constexpr int kRows = Rows, kColumns = Columns, kDepth = 64, kStages = Stages, kUnitRows = 64;
+  static constexpr int kUnitColumns = Columns / (2 * kUnitRows / Rows);
+  static constexpr int kThreads = 3 * 128, kComputingWarps = 8;
+  static constexpr int kSlabRows = 16, kSlabColumns = 32, kSlabPitch = kSlabColumns + 8;
+  static constexpr int kStageBytes = kDepth * (Rows + Columns) * 2, kSlabBytes = kSlabRows * kSlabPitch * 4;
+  static constexpr int kOnesBytes = 256, kBarrierBytes = 2 * Stages * 8;
+  // Stages begin at a multiple of 1024 bytes, dynamic shared memory at one of 128.
+  static constexpr uint32_t kSharedBytes =
+      1024 - 128 + Stages * kStageBytes + kComputingWarps * kSlabBytes + kOnesBytes + kBarrierBytes;
+  static_assert(Rows == kUnitRows || Rows == 2 * kUnitRows, "two warpgroups, one above or beside the other");
+  static constexpr TileFacts facts() {
+    return {Rows,
+            Columns,
+            kDepth,
+            Stages,
+            kThreads,
+            kSharedBytes,
+            static_cast<double>(Rows * Columns) / (Rows * Columns + 32 * (Rows + Columns)),
+            tileReason(Use)};
+  }
+};
+
 template <class... T>
 struct TileList {
   static constexpr int kCount = sizeof...(T);
@@ -100,6 +126,13 @@ using TilesBf16 =
     TileList<TileBf16<TileUse::large, 128, 256, 64, 3, 64, 64>, TileBf16<TileUse::medium, 128, 128, 64, 3, 64, 64>,
              TileBf16<TileUse::small, 64, 64, 64, 4, 32, 32>, TileBf16<TileUse::fewRows, 16, 32, 64, 8, 16, 16>,
              TileBf16<TileUse::fewColumns, 128, 16, 64, 4, 32, 16>>;
+// For gradients, whose operands come in boxes of 64 columns, each for one warpgroup; and for forward products.
+using TilesWarpgroupsWide =
+    TileList<TileWarpgroups<TileUse::large, 128, 256, 4>, TileWarpgroups<TileUse::medium, 128, 128, 6>,
+             TileWarpgroups<TileUse::small, 128, 64, 8>>;
+using TilesWarpgroups =
+    TileList<TileWarpgroups<TileUse::large, 128, 256, 4>, TileWarpgroups<TileUse::medium, 128, 128, 6>,
+             TileWarpgroups<TileUse::small, 128, 64, 8>, TileWarpgroups<TileUse::fewRows, 64, 64, 12>>;
 
 struct ProductPlan {
   TileFacts tile;

@@ -88,7 +88,7 @@ constexpr size_t kReturnWord = 11;
 #error "The emulation of CUDA knows x86-64 and aarch64."
 #endif
 
-enum class State : uint8_t { ready, atBarrier, inWarp, done };
+enum class State : uint8_t { ready, atBarrier, inWarp, conditional, done };
 
 struct Fibre {
   Position position;
@@ -96,6 +96,10 @@ struct Fibre {
   uint32_t exchanges;
   void* top;
   unsigned char* stack;
+  // Of a conditional wait.
+  const char* what;
+  bool (*ready)(void*);
+  void* context;
 };
 
 struct Warp {
@@ -117,17 +121,11 @@ std::vector<Fibre> fibres;
 std::vector<Warp> warps;
 // Never freed: they serve every later launch.
 auto& stacks = *new std::vector<unsigned char*>;
-alignas(128) unsigned char dynamic[232448];
+alignas(128) unsigned char dynamic[kMostShared];
 Fibre* self;
 void* scheduler;
 unsigned waiting, alive;
-
-[[noreturn]] void stop(const char* what) {
-  const Position& p = self->position;
-  std::fprintf(stderr, "CUDA emulation: kernel '%s', block (%u,%u,%u), thread (%u,%u,%u): %s\n", current.name,
-               p.block.x, p.block.y, p.block.z, p.thread.x, p.thread.y, p.thread.z, what);
-  std::abort();
-}
+uint64_t blocks;
 
 unsigned indexOf(const Fibre* f) { return static_cast<unsigned>(f - fibres.data()); }
 Warp& warpOf(const Fibre* f) { return warps[indexOf(f) / kWarp]; }
@@ -186,8 +184,12 @@ void prepare(Fibre& f, unsigned char* stack) {
   f.top = words;
 }
 
-bool runnable(const Fibre& f) {
+bool runnable(Fibre& f) {
   if (f.state == State::ready) return true;
+  if (f.state == State::conditional) {
+    self = &f;
+    return f.ready(f.context);
+  }
   if (f.state != State::inWarp) return false;
   const Warp& w = warpOf(&f);
   return w.arrived[f.exchanges & 1] == w.lanes;
@@ -209,6 +211,7 @@ void runBlock(dim3 grid, dim3 block, dim3 at, unsigned turn) {
     prepare(fibres[i], stacks[i]);
   }
   std::memset(dynamic, 0xff, sizeof dynamic);
+  ++blocks;
   alive = threads;
   waiting = 0;
   // Runs the fibre until it waits. Whether it could.
@@ -247,9 +250,13 @@ void runBlock(dim3 grid, dim3 block, dim3 at, unsigned turn) {
       progress = true;
     }
     if (!progress) {
+      // A conditional wait says most.
+      Fibre* last = nullptr;
       for (Fibre& f : fibres)
-        if (f.state != State::done) self = &f;
-      stop("waits for threads of its block or its warp that never come.");
+        if (f.state != State::done && (!last || last->state != State::conditional)) last = &f;
+      self = last;
+      stop(self->state == State::conditional ? self->what
+                                             : "waits for threads of its block or its warp that never come.");
     }
   }
 }
@@ -258,6 +265,22 @@ void runBlock(dim3 grid, dim3 block, dim3 at, unsigned turn) {
 
 const Position& position() { return self->position; }
 void* dynamicShared() { return dynamic; }
+uint64_t blockNumber() { return blocks; }
+
+void stop(const char* what) {
+  const Position& p = self->position;
+  std::fprintf(stderr, "CUDA emulation: kernel '%s', block (%u,%u,%u), thread (%u,%u,%u): %s\n", current.name,
+               p.block.x, p.block.y, p.block.z, p.thread.x, p.thread.y, p.thread.z, what);
+  std::abort();
+}
+
+void waitUntil(const char* what, bool (*ready)(void*), void* context) {
+  self->what = what;
+  self->ready = ready;
+  self->context = context;
+  self->state = State::conditional;
+  leave(false);
+}
 
 void blockBarrier() {
   self->state = State::atBarrier;

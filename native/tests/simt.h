@@ -7,6 +7,7 @@
 #pragma once
 #define INFINITY_SIMT 1
 #pragma GCC diagnostic ignored "-Wunknown-pragmas"  // unroll
+#pragma GCC diagnostic ignored "-Wpsabi"            // tensor maps, aligned as hardware wants them, are passed by value
 
 #include <cmath>
 #include <cstddef>
@@ -51,7 +52,15 @@ void blockBarrier();
 // lane's next exchange but one.
 const unsigned char* exchange(unsigned mask, const void* mine, size_t bytes);
 // The block's dynamic shared memory, filled with NaN patterns when the block starts.
+constexpr size_t kMostShared = 232448;
 void* dynamicShared();
+// Lets other threads of the block run until ready(context), which may do what has to happen first. When no thread can
+// go on, the process ends with `what`.
+void waitUntil(const char* what, bool (*ready)(void*), void* context);
+// Ends the process, naming kernel, block and thread.
+[[noreturn]] void stop(const char* what);
+// Counts blocks: what is kept beside shared memory belongs to one of them.
+uint64_t blockNumber();
 
 constexpr size_t kSlotBytes = 64;
 template <class T>
