@@ -1,10 +1,12 @@
-// The one way to launch a matrix product: the type of A decides the arithmetic, the plan the tile.
+// How a matrix product is launched: the type of A decides the arithmetic, the route the kernel, the plan the tile.
 #pragma once
 #include <type_traits>
 
 #include "cuda/gemm_bf16.cuh"
 #include "cuda/gemm_f32.cuh"
+#include "cuda/gemm_hopper.cuh"
 #include "cuda/product.h"
+#include "cuda/route.h"
 
 namespace infinity::cuda {
 
@@ -32,6 +34,19 @@ void launchProduct(const KernelArgs& args, const char* name, const ProductShape&
       launch(args, name, productF32<decltype(tile), LoaderA, LoaderB, Epilogue>, launchShape, a, b, epilogue, grid);
     }
   });
+}
+
+// A product of matrices by our kernels for this route. Only products of bf16 are decided to be for warpgroups.
+template <class LoaderA, class LoaderB, class Epilogue>
+void launchProductBy(ProductRoute route, const KernelArgs& args, const char* name, const ProductShape& shape,
+                     int splits, const LoaderA& a, const LoaderB& b, const Epilogue& epilogue) {
+  using A = typename LoaderA::Element;
+  if constexpr (std::is_same<A, bf16>::value && std::is_same<typename LoaderB::Element, bf16>::value) {
+    if (route == ProductRoute::warpgroups)
+      return launchWarpgroups(args, name, shape, planProduct<WarpgroupTilesFor<LoaderB>>(shape, *args.device, splits),
+                              a, b, epilogue);
+  }
+  launchProduct(args, name, shape, planProduct<TilesFor<A>>(shape, *args.device, splits), a, b, epilogue);
 }
 
 }  // namespace infinity::cuda

@@ -4,11 +4,8 @@
 // parity 0, 1, 0, ... Boxes of a matrix are copied by one thread and come with their 16-byte chunks permuted inside
 // rows of 128 bytes: chunk c of row r lies at c ^ (r % 8). Warpgroups, 128 threads, multiply what lies there.
 #pragma once
-#include "cuda/launch.h"
 #include "cuda/mma.cuh"
-#if defined(INFINITY_SIMT)
-#include "tests/simt_hopper.h"
-#endif
+#include "cuda/tensor_map.h"
 
 // The instructions exist in code for 9.0 with its own features alone, and in the emulation.
 #if defined(INFINITY_SIMT) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -18,21 +15,7 @@
 namespace infinity::cuda {
 
 constexpr int kWarpgroup = 128;
-constexpr int kSwizzleBytes = 128;    // a row of a swizzled box
 constexpr int kSwizzleRepeat = 1024;  // eight rows; where a box must begin
-
-// A matrix of bf16 in device memory and the box of it that is copied at a time; encoded by the driver, for the driver
-// and the hardware alone to read.
-struct alignas(128) TensorMap {
-  uint64_t words[16];
-};
-
-// How a matrix of `outer` rows, `inner` bf16 each, is copied: boxes of boxOuter rows of 64 elements. Zeros come from
-// outside. Data are 16-byte aligned, inner is a multiple of 8. Host code; false where the driver refuses.
-constexpr uint32_t kBoxInner = kSwizzleBytes / 2;
-inline bool encodeTensorMap(TensorMap& map, const void* data, uint64_t inner, uint64_t outer, uint32_t boxOuter);
-// Whether the driver knows tensor maps.
-inline bool hasTensorMaps();
 
 // Bits of a matrix descriptor: where it starts, the distance of its chunks or rows, and how they are permuted.
 enum class MatrixSwizzle : uint32_t { none = 0, bytes128 = 1 };
@@ -79,19 +62,6 @@ inline void holdSums(float (&)[N]) {}
 template <int Columns, bool AlongM, bool AlongN>
 inline void multiply(float (&sums)[Columns / 2], uint64_t a, uint64_t b, bool accumulate) {
   simt::executeTogether({simt::GroupCall::multiply, Columns, 0, a, b, AlongM, AlongN, accumulate, sums});
-}
-
-inline bool hasTensorMaps() { return true; }
-inline bool encodeTensorMap(TensorMap& map, const void* data, uint64_t inner, uint64_t outer, uint32_t boxOuter) {
-  const uint64_t pitch = inner * sizeof(bf16);
-  if (reinterpret_cast<uintptr_t>(data) % 16 || pitch % 16 || inner == 0 || outer == 0 || boxOuter - 1 > 255)
-    return false;
-  const simt::TensorMapFields fields = {
-      static_cast<const unsigned char*>(data), inner, outer, pitch, kBoxInner, boxOuter, kSwizzleBytes};
-  static_assert(sizeof fields <= sizeof map, "fits");
-  map = {};
-  std::memcpy(&map, &fields, sizeof fields);
-  return true;
 }
 
 #else
@@ -226,38 +196,6 @@ __device__ __forceinline__ void multiply(float (&sums)[Columns / 2], uint64_t a,
 #undef INFINITY_SUMS128
 #undef INFINITY_WGMMA
 // clang-format on
-
-// ---- tensor maps: the driver's own encoder, found at run time so that nothing is linked against the driver
-
-using EncodeTiledFn = int (*)(TensorMap*, int type, uint32_t rank, void* data, const uint64_t* extents,
-                              const uint64_t* pitches, const uint32_t* box, const uint32_t* steps, int interleave,
-                              int swizzle, int promotion, int fill);
-inline EncodeTiledFn tensorMapEncoder() {
-  static const EncodeTiledFn encoder = [] {
-    void* found = nullptr;
-#if CUDART_VERSION >= 12050
-    cudaDriverEntryPointQueryResult result;
-    const bool ok = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault,
-                                                     &result) == cudaSuccess &&
-                    result == cudaDriverEntryPointSuccess;
-#else
-    const bool ok = cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &found, cudaEnableDefault) == cudaSuccess;
-#endif
-    if (!ok) cudaGetLastError();
-    return ok ? reinterpret_cast<EncodeTiledFn>(found) : nullptr;
-  }();
-  return encoder;
-}
-inline bool hasTensorMaps() { return tensorMapEncoder() != nullptr; }
-
-inline bool encodeTensorMap(TensorMap& map, const void* data, uint64_t inner, uint64_t outer, uint32_t boxOuter) {
-  // Values of the driver's enumerations.
-  constexpr int kBf16 = 9, kNotInterleaved = 0, kSwizzle128 = 3, kPromoteTo256 = 3, kZeros = 0;
-  const uint64_t extents[] = {inner, outer}, pitches[] = {inner * sizeof(bf16)};
-  const uint32_t box[] = {kBoxInner, boxOuter}, steps[] = {1, 1};
-  return hasTensorMaps() && tensorMapEncoder()(&map, kBf16, 2, const_cast<void*>(data), extents, pitches, box, steps,
-                                               kNotInterleaved, kSwizzle128, kPromoteTo256, kZeros) == 0;
-}
 
 #endif
 

@@ -152,21 +152,30 @@ inline int splitsOf(const ProductShape& s) {
   return splits < 1 ? 1 : static_cast<int>(splits);
 }
 
+// A sum in so many splits, each of whole steps: fewer where the steps are fewer.
+struct SumPieces {
+  int count;
+  int64_t length;
+};
+inline SumPieces piecesOf(const ProductShape& s, int splits) {
+  constexpr int64_t kStep = 64;  // every depth divides it
+  const int64_t length = ceilDiv(ceilDiv(s.sums, splits), kStep) * kStep;
+  return {s.sums > 0 ? static_cast<int>(ceilDiv(s.sums, length)) : 1, length};
+}
+
 // The tile with which the busiest multiprocessor has the least to do.
 template <class Tiles>
 ProductPlan planProduct(const ProductShape& s, const DeviceFacts& device, int splits = 1) {
-  constexpr int64_t kSplitStep = 64;  // every depth divides it
+  const SumPieces pieces = piecesOf(s, splits);
   ProductPlan best = {};
   double least = 0;
   for (int i = 0; i < Tiles::kCount; ++i) {
     const TileFacts& tile = Tiles::kFacts[i];
     if (tile.sharedBytes > device.sharedBytes) continue;
-    const int64_t length = ceilDiv(ceilDiv(s.sums, splits), kSplitStep) * kSplitStep;
-    const int64_t pieces = s.sums > 0 ? ceilDiv(s.sums, length) : 1;
-    const int64_t blocks = ceilDiv(s.rows, tile.rows) * ceilDiv(s.columns, tile.columns) * s.parts * pieces;
+    const int64_t blocks = ceilDiv(s.rows, tile.rows) * ceilDiv(s.columns, tile.columns) * s.parts * pieces.count;
     const double work = ceilDiv(blocks, device.processors) * (tile.rows * tile.columns / tile.rate);
     if (best.blocks == 0 || work < least) {
-      best = {tile, i, blocks, static_cast<int>(pieces), length};
+      best = {tile, i, blocks, pieces.count, pieces.length};
       least = work;
     }
   }

@@ -5,6 +5,8 @@
 #include <string_view>
 #include <tuple>
 
+#include "cuda/tensor_map.h"
+
 namespace infinity::cuda {
 namespace {
 
@@ -16,6 +18,19 @@ constexpr int kTimedLaunches = 5;
 auto tied(const ProductCase& c) {
   return std::make_tuple(std::string_view(c.op), c.rows, c.columns, c.sums, c.a, c.b, c.out, c.aligned, c.bias,
                          c.residual, c.gate, c.gelu);
+}
+
+// Whether a card has what a way needs, whatever the product.
+bool offered(ProductRoute route, const DeviceFacts& device) {
+  switch (route) {
+    case ProductRoute::fragments:
+      return true;
+    case ProductRoute::warpgroups:
+      return device.architecture == 90 && hasTensorMaps();
+    case ProductRoute::cublaslt:
+      return false;
+  }
+  return false;
 }
 
 const char* typeName(DType t) { return t == DType::bf16 ? "bf16" : "f32"; }
@@ -53,7 +68,10 @@ std::string describe(const ProductCase& c) {
   return c.aligned ? text : text + ", not aligned";
 }
 
-bool serves(ProductRoute route, const ProductCase&, const DeviceFacts&) { return route == ProductRoute::fragments; }
+bool serves(ProductRoute route, const ProductCase& c, const DeviceFacts& device) {
+  if (route == ProductRoute::fragments) return true;
+  return offered(route, device) && c.a == DType::bf16 && c.b == DType::bf16 && c.aligned && c.sums > 0;
+}
 
 ProductRoute routeByRule(const ProductCase&, const DeviceFacts&) { return ProductRoute::fragments; }
 
@@ -64,7 +82,7 @@ ProductRoutes::ProductRoutes(Card* card, const CardOptions& options, CallFailure
   for (ProductRoute route : kRoutes) {
     if (std::strcmp(options.products, routeName(route))) continue;
     wanted_ = route;
-    if (route == ProductRoute::fragments) return;
+    if (offered(route, *factsOf(card))) return;
     failure->code = "DEVICE_UNAVAILABLE";
     std::snprintf(failure->message, sizeof failure->message, "Products cannot go the way '%s' on this machine.",
                   options.products);

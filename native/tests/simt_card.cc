@@ -1,5 +1,6 @@
 // The card of the emulation: memory of this process, every command done when it returns. SIMT_MEMORY gives it so many
-// bytes; without it there are 2^31. There is no time here: what SIMT_FASTEST names takes half as long as the rest.
+// bytes; without it there are 2^31. SIMT_ARCHITECTURE=90 makes it one of compute capability 9.0 instead of 8.0. There
+// is no time here: what SIMT_FASTEST names takes half as long as the rest.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -25,10 +26,12 @@ Card* openCard(int ordinal, DeviceInfo* info, CallFailure* failure) {
     std::snprintf(failure->message, sizeof failure->message, "The emulation has one card, number 0, not %d.", ordinal);
     return nullptr;
   }
-  // Few processors: grids that depend on their number stay small. Shared memory as on compute capability 8.0.
+  // Few processors: grids that depend on their number stay small.
   const char* memory = std::getenv("SIMT_MEMORY");
   const uint64_t bytes = memory ? std::strtoull(memory, nullptr, 10) : uint64_t{1} << 31;
-  *info = {{4, 80, 166912, 40u << 20}, bytes, "host emulation"};
+  const char* architecture = std::getenv("SIMT_ARCHITECTURE");
+  const bool hopper = architecture && !std::strcmp(architecture, "90");
+  *info = {{4, hopper ? 90u : 80u, hopper ? 232448u : 166912u, 40u << 20}, bytes, "host emulation"};
   return new Card{info->facts, {}, bytes, 0, {}, {}, {}};
 }
 

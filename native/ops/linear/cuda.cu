@@ -1,6 +1,5 @@
 #include "cuda/gemm.cuh"
 #include "cuda/math.cuh"
-#include "cuda/route.h"
 #include "ops/linear/linear.h"
 
 namespace infinity::cuda {
@@ -89,12 +88,12 @@ void launchLinear(const KernelArgs& a) {
                                    a.paramsAs<LinearParams>().gelu != 0,
                                    whole};
   const ProductShape shape = {s.rows, s.N, s.K};
-  a.routes->launch(a, linearCase(a), [&](const KernelArgs& args, ProductRoute) {
+  a.routes->launch(a, linearCase(a), [&](const KernelArgs& args, ProductRoute route) {
     withOperands(a.in[0], a.in[1], [&](auto x, auto w) {
       using X = decltype(x);
       using W = decltype(w);
-      launchProduct(args, "linear", shape, planProduct<TilesFor<X>>(shape, *a.device),
-                    matrixRows<X>(a.in[0].as<X>(), s.rows, s.K), matrixRows<X>(a.in[1].as<W>(), s.N, s.K), epilogue);
+      launchProductBy(route, args, "linear", shape, 1, matrixRows<X>(a.in[0].as<X>(), s.rows, s.K),
+                      matrixRows<X>(a.in[1].as<W>(), s.N, s.K), epilogue);
     });
   });
 }
@@ -109,12 +108,12 @@ void launchBackwardInput(const KernelArgs& a) {
   const LinearEpilogue epilogue = {floatsOf(a.out[0]), {}, {}, {}, static_cast<int>(K), 1, false, inQuads(a.out[0], K)};
   const ProductShape shape = {rows, K, N};
   const ProductCase c = productCase("linear_backward_input", rows, K, N, a.in[0], a.in[1], a.out[0]);
-  a.routes->launch(a, c, [&](const KernelArgs& args, ProductRoute) {
+  a.routes->launch(a, c, [&](const KernelArgs& args, ProductRoute route) {
     withOperands(a.in[0], a.in[1], [&](auto dy, auto w) {
       using Y = decltype(dy);
       using W = decltype(w);
-      launchProduct(args, "linear_backward_input", shape, planProduct<TilesFor<Y>>(shape, *a.device),
-                    matrixRows<Y>(a.in[0].as<Y>(), rows, N), matrixColumns<Y>(a.in[1].as<W>(), K, N), epilogue);
+      launchProductBy(route, args, "linear_backward_input", shape, 1, matrixRows<Y>(a.in[0].as<Y>(), rows, N),
+                      matrixColumns<Y>(a.in[1].as<W>(), K, N), epilogue);
     });
   });
 }
@@ -138,39 +137,33 @@ __global__ void addSplits(const PartialSums from, int splits, float* dw, float* 
     (ofWeight ? dw[i] : db[i - outputs]) = sum;
   }
 }
-ProductPlan backwardWeightPlan(const KernelArgs& a, ProductShape& shape) {
-  shape = {a.in[0].cols(), a.in[1].cols(), a.in[0].rows()};
-  ProductPlan plan;
-  withElement(a.in[0].dtype,
-              [&](auto dy) { plan = planProduct<TilesFor<decltype(dy)>>(shape, *a.device, splitsOf(shape)); });
-  return plan;
-}
+ProductShape backwardWeightShape(const KernelArgs& a) { return {a.in[0].cols(), a.in[1].cols(), a.in[0].rows()}; }
 size_t backwardWeightScratch(const KernelArgs& a) {
-  ProductShape shape;
-  const ProductPlan plan = backwardWeightPlan(a, shape);
-  return plan.splits == 1 ? 0 : plan.splits * shape.rows * (shape.columns + 1) * sizeof(float);
+  const ProductShape shape = backwardWeightShape(a);
+  const int64_t pieces = piecesOf(shape, splitsOf(shape)).count;
+  return pieces == 1 ? 0 : pieces * shape.rows * (shape.columns + 1) * sizeof(float);
 }
 void launchBackwardWeight(const KernelArgs& a) {
-  ProductShape shape;
-  const ProductPlan plan = backwardWeightPlan(a, shape);
-  const bool split = plan.splits > 1;
+  const ProductShape shape = backwardWeightShape(a);
+  const int splits = splitsOf(shape), pieces = piecesOf(shape, splits).count;
+  const bool split = pieces > 1;
   const int64_t outputs = shape.rows * shape.columns;
   float* const dw = split ? a.scratchAs<float>() : a.out[0].as<float>();
-  float* const db = split ? dw + plan.splits * outputs : a.out[1].as<float>();
+  float* const db = split ? dw + pieces * outputs : a.out[1].as<float>();
   const PartialSums partial = {dw, db, static_cast<int>(shape.rows), static_cast<int>(shape.columns),
                                inQuads(a.out[0], shape.columns)};
   const ProductCase c =
       productCase("linear_backward_weight", shape.rows, shape.columns, shape.sums, a.in[0], a.in[1], a.out[0]);
-  a.routes->launch(a, c, [&](const KernelArgs& args, ProductRoute) {
+  a.routes->launch(a, c, [&](const KernelArgs& args, ProductRoute route) {
     withElement(a.in[0].dtype, [&](auto element) {
       using T = decltype(element);
-      launchProduct(args, "linear_backward_weight", shape, plan,
-                    matrixColumns<T>(a.in[0].as<T>(), shape.rows, shape.sums),
-                    matrixColumns<T>(a.in[1].as<T>(), shape.columns, shape.sums), partial);
+      launchProductBy(route, args, "linear_backward_weight", shape, splits,
+                      matrixColumns<T>(a.in[0].as<T>(), shape.rows, shape.sums),
+                      matrixColumns<T>(a.in[1].as<T>(), shape.columns, shape.sums), partial);
     });
     if (split) {
-      launch(args, "linear_backward_weight: splits", addSplits, overElements(a, outputs + shape.rows), partial,
-             plan.splits, a.out[0].as<float>(), a.out[1].as<float>());
+      launch(args, "linear_backward_weight: splits", addSplits, overElements(a, outputs + shape.rows), partial, pieces,
+             a.out[0].as<float>(), a.out[1].as<float>());
     }
   });
 }
