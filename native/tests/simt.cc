@@ -6,6 +6,7 @@
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -173,6 +174,9 @@ void prepare(Fibre& f, unsigned char* stack) {
   f.state = State::ready;
   f.exchanges = 0;
   f.stack = stack;
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(stack, kStackBytes);  // the last frame of the thread before never returned
+#endif
   // As if simtSwitch had been called by a function whose return address is fibreMain; the stack is 16-byte aligned at a
   // call.
   auto* words = reinterpret_cast<void**>(stack + kStackBytes) - 4 - kSavedWords;

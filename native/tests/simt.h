@@ -7,7 +7,6 @@
 #pragma once
 #define INFINITY_SIMT 1
 #pragma GCC diagnostic ignored "-Wunknown-pragmas"  // unroll
-#pragma GCC diagnostic ignored "-Wpsabi"            // tensor maps, aligned as hardware wants them, are passed by value
 
 #include <cmath>
 #include <cstddef>
