@@ -4,9 +4,6 @@
 #include <cstring>
 
 #include "cuda/platform.h"
-#if defined(INFINITY_SIMT)
-#include "tests/simt_hopper.h"
-#endif
 
 namespace infinity::cuda {
 

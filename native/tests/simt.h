@@ -213,3 +213,5 @@ inline int2 make_int2(int x, int y) { return {x, y}; }
 namespace infinity::cuda {
 using Stream = void*;
 }
+
+#include "tests/simt_hopper.h"

@@ -5,11 +5,10 @@
 // A product happens as late as it may: it reads shared memory when its group is waited for, and until then its sums are
 // NaN. A copy is made in every other block as early as it may, when it is issued, and in the others as late as it may,
 // when somebody waits for its barrier. So a wait that is missing, or a stage that is given back too early, shows.
+// Included at the end of simt.h.
 #pragma once
 #include <deque>
 #include <vector>
-
-#include "tests/simt.h"
 
 namespace simt {
 
