@@ -19,6 +19,12 @@ export interface PictureParts {
 /** Told the seconds of a stage when it is over. */
 export type StageObserver = (stage: string, seconds: number) => void;
 
+/** What the time up to the end of scale `k` is called. */
+export function scaleStage(schedule: ScaleSchedule, k: number): string {
+  const [, h, w] = schedule[k]!;
+  return k === 0 ? 'text conditioning and scale 1x1' : `scale ${h}x${w}`;
+}
+
 /** The transformer's scales up to the sum of all codes. The time of a scale is that between its events. */
 export async function drawScales(
   { transformer, text, schedule }: PictureParts,
@@ -28,8 +34,7 @@ export async function drawScales(
   let before = performance.now();
   for await (const { scale, sum_BHWd } of sampleScales(transformer, { text, schedule, images, guidance: 3 })) {
     const now = performance.now();
-    const [, h, w] = schedule[scale]!;
-    observe?.(scale === 0 ? 'text conditioning and scale 1x1' : `scale ${h}x${w}`, (now - before) / 1e3);
+    observe?.(scaleStage(schedule, scale), (now - before) / 1e3);
     before = now;
     if (scale === schedule.length - 1) return sum_BHWd.retain();
   }

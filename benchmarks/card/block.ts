@@ -1,6 +1,5 @@
 /** One block of a 2B model at every scale of a guided picture, its keys and values cached; in bf16. */
 import { placed } from '../../lib/nn/module.js';
-import { countFlops } from '../../lib/ops/flops.js';
 import { scope, Tensor } from '../../lib/tensor.js';
 import { scaleOffsets, scaleTokens } from '../../lib/tokenizer/schedule.js';
 import { InfinityTransformer } from '../../lib/transformer/infinity.js';
@@ -8,9 +7,7 @@ import { KvCache, kvExtents } from '../../lib/transformer/kv_cache.js';
 import { type CardOptions, milliseconds, type Row, timeInTurns } from '../harness.js';
 import { casesOf, modelConfig, squareSchedule } from './cases.js';
 import { againstFloor, launchesAndPeak, openCard, randomise, randomOn } from './measure.js';
-
-/** With guidance a picture is two samples. */
-const ROWS = 2;
+import { blockWork, ROWS } from './picture_work.js';
 
 /** Scales run in their order, so that every scale finds the cache filled; the weights stay in no cache between two calls of a large block. */
 export async function* block({ filter = '', rounds, short = false }: CardOptions): AsyncGenerator<Row> {
@@ -44,15 +41,12 @@ export async function* block({ filter = '', rounds, short = false }: CardOptions
       scope(() => {
         call();
       });
-    // Attention is not among the counted products: two of them with every key.
-    const flops = (await countFlops(device, once)) + 4 * ROWS * n * (offsets[k + 1]! + tokens) * C;
-    const weights = 2 * (12 * C * C + 2 * C * C);
-    const bytes = weights + 2 * ROWS * (2 * n * C + 2 * offsets[k + 1]! * C);
+    const work = blockWork({ width: C, rows: ROWS, queries: n, keys: offsets[k + 1]!, text: tokens });
     const name = `block, ${ROWS} x ${n} tokens`;
     if (name.includes(filter)) {
       const row = await launchesAndPeak(device, once);
       const [time] = await timeInTurns([{ device, call }], rounds ?? cases.rounds);
-      yield { name, ...milliseconds(time!, 4), ...row, ...againstFloor({ flops, bytes }, time!, ceilings) };
+      yield { name, ...milliseconds(time!, 4), ...row, ...againstFloor(work, time!, ceilings) };
     }
     x_RLC.dispose();
   }

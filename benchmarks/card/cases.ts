@@ -1,5 +1,6 @@
 /** What is measured on a card: one list, which the peers in Python read as well, at full size and at one for rehearsals. */
 import { readFileSync } from 'node:fs';
+import { parseT5Config, type T5Config } from '../../lib/text/t5_config.js';
 import type { ScaleSchedule } from '../../lib/tokenizer/schedule.js';
 import { type InfinityConfig, type InfinitySize, officialInfinityConfig } from '../../lib/transformer/config.js';
 
@@ -54,8 +55,10 @@ export interface Cases {
   readonly rounds: number;
   readonly adamw: { readonly tensors: number; readonly elements: number };
   readonly kernels: readonly KernelCase[];
-  /** Rows of text features of a prompt. */
+  /** Tokens of a prompt, so rows of its features. */
   readonly text_tokens: number;
+  /** `padded` is what the released program fills every prompt up to. */
+  readonly text_encoder: Partial<T5Config> & { readonly padded: number };
   readonly model: Partial<InfinityConfig> & { readonly size: InfinitySize };
   /** Of a code. */
   readonly bits: number;
@@ -78,6 +81,8 @@ export const casesOf = (short: boolean): Cases => (short ? FILE.short : FILE.ful
 /** The first scales of a square picture. */
 export const squareSchedule = (scales: number): ScaleSchedule =>
   FILE.sides.slice(0, scales).map((side) => [1, side, side] as const);
+
+export const textConfig = ({ text_encoder }: Cases): T5Config => parseT5Config(text_encoder);
 
 export function modelConfig({ model, bits }: Cases, scales: number): InfinityConfig {
   const { size, ...overrides } = model;

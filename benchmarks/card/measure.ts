@@ -62,18 +62,31 @@ export function randomise(module: Module): void {
   }
 }
 
-/** Seconds that `work` takes at least. */
-export function floorOf({ flops = 0, bytes = 0 }: Work, { bandwidth, rate }: Ceilings): number {
-  const least = (amount: number, ceiling: number): number => (amount > 0 ? amount / ceiling : 0);
-  return Math.max(least(flops, rate), least(bytes, bandwidth));
+/** Of each part what bounds it, its operations or its bytes, and the sums of both over the parts. */
+function boundsOf(parts: readonly Work[], { bandwidth, rate }: Ceilings): Required<Work> {
+  const sums = { flops: 0, bytes: 0 };
+  for (const { flops = 0, bytes = 0 } of parts)
+    if (flops * bandwidth >= bytes * rate) sums.flops += flops;
+    else sums.bytes += bytes;
+  return sums;
 }
 
-/** The columns that say how near to the floor a time is. */
-export function againstFloor(work: Work, { median }: Pick<Timing, 'median'>, ceilings: Ceilings): Row {
-  const floor = floorOf(work, ceilings);
+/** Seconds that parts take at least, one behind the other, of which operations bound some and bytes the others. */
+export function floorOf({ flops, bytes }: Required<Work>, { bandwidth, rate }: Ceilings): number {
+  return (flops > 0 ? flops / rate : 0) + (bytes > 0 ? bytes / bandwidth : 0);
+}
+
+/** The columns that say how near to the floor a time is: `gflop` of the parts that arithmetic bounds, `mbyte` of the others. */
+export function againstFloor(
+  work: Work | readonly Work[],
+  { median }: Pick<Timing, 'median'>,
+  ceilings: Ceilings,
+): Row {
+  const bounds = boundsOf(Array.isArray(work) ? work : [work], ceilings);
+  const floor = floorOf(bounds, ceilings);
   return {
-    gflop: round((work.flops ?? 0) / 1e9, 3),
-    mbyte: round((work.bytes ?? 0) / 1e6, 3),
+    gflop: round(bounds.flops / 1e9, 3),
+    mbyte: round(bounds.bytes / 1e6, 3),
     floor_ms: round(floor * 1e3, 4),
     fraction: round(floor / median, 3),
   };

@@ -5,12 +5,12 @@ import { countFlops } from '../../lib/ops/flops.js';
 import { signQuantize } from '../../lib/ops/quantize.js';
 import { type Gradients, Tape } from '../../lib/tape.js';
 import { Tensor } from '../../lib/tensor.js';
-import { tokenCount } from '../../lib/tokenizer/schedule.js';
+import { scaleOffsets, scaleTokens, tokenCount } from '../../lib/tokenizer/schedule.js';
 import { AdamW } from '../../lib/training/optimizer.js';
 import { InfinityTransformer } from '../../lib/transformer/infinity.js';
 import { type CardOptions, elapsed, milliseconds, type Row, summarize } from '../harness.js';
 import { casesOf, modelConfig, squareSchedule } from './cases.js';
-import { againstFloor, launchesAndPeak, openCard, randomise, randomOn } from './measure.js';
+import { againstFloor, launchesAndPeak, openCard, randomise, randomOn, type Work } from './measure.js';
 
 /** The device is awaited between the parts, and once for all of them in `step`. */
 export async function* train({ filter = '', rounds, short = false }: CardOptions): AsyncGenerator<Row> {
@@ -19,6 +19,7 @@ export async function* train({ filter = '', rounds, short = false }: CardOptions
   const { device, ceilings, rows } = await openCard(cases);
   yield* rows;
   const schedule = squareSchedule(scales);
+  const offsets = scaleOffsets(schedule);
   const config = modelConfig(cases, scales);
   const model = placed({ device, dtype: 'bf16' }, () => new InfinityTransformer(config));
   randomise(model);
@@ -50,10 +51,17 @@ export async function* train({ filter = '', rounds, short = false }: CardOptions
   };
   const flops = new Map<string, number>();
   for (const [name, part] of Object.entries(parts)) flops.set(name, await countFlops(device, part));
-  flops.set(
-    'step',
-    [...flops.values()].reduce((a, b) => a + b, 0),
-  );
+  // Attention is not among the counted products: two of them forward, those and five more backward, for every key that is seen.
+  const pairs = schedule.reduce((sum, scale, k) => sum + scaleTokens(scale) * (offsets[k + 1]! + n), 0);
+  const attention = (products: number): number => 2 * products * B * pairs * config.embed_dim * config.depth;
+  const parameters = optimizer.parameters.reduce((sum, p) => sum + p.size, 0);
+  const works = new Map<string, readonly Work[]>([
+    ['forward', [{ flops: flops.get('forward')! + attention(2) }]],
+    ['backward', [{ flops: flops.get('backward')! + attention(7) }]],
+    // Norm and update read four numbers a parameter and one again, and write three.
+    ['optimizer', [{ bytes: 32 * parameters }]],
+  ]);
+  works.set('step', [...works.values()].flat());
   const row = await launchesAndPeak(device, step);
   const times = new Map<string, number[]>();
   const note = async (name: string, work: () => void) => {
@@ -67,14 +75,12 @@ export async function* train({ filter = '', rounds, short = false }: CardOptions
     for (const [name, part] of Object.entries(parts)) await note(name, part);
     await note('step', step);
   }
-  const parameters = optimizer.parameters.reduce((sum, p) => sum + p.size, 0);
   for (const [part, seconds] of times) {
     const name = `training ${cases.model.size}, ${B} x ${L} tokens, ${part}`;
     if (!name.includes(filter)) continue;
     const timing = summarize(seconds);
-    // Norm and update read four numbers a parameter and one again, and write three.
-    const work = { flops: flops.get(part)!, bytes: part === 'optimizer' ? 32 * parameters : 0 };
-    yield { name, ...milliseconds(timing), ...(part === 'step' && row), ...againstFloor(work, timing, ceilings) };
+    const floor = againstFloor(works.get(part)!, timing, ceilings);
+    yield { name, ...milliseconds(timing), ...(part === 'step' && row), ...floor };
   }
   device.close();
 }
