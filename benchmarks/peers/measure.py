@@ -43,6 +43,27 @@ class Meter:
         end.synchronize()
         return begin.elapsed_time(end) / calls
 
+    def mark(self):
+        """A moment, on the card's clock."""
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def stages(self, call, count):
+        """Median and spread of each of `count` stages of `call(told)`, which calls `told` at the end of each."""
+        call(lambda: None)
+        times = [[] for _ in range(count)]
+        for _ in range(self.rounds):
+            self.sync()
+            marks = [self.mark()]
+            call(lambda: marks.append(self.mark()))
+            self.sync()
+            for stage, begin, end in zip(times, marks, marks[1:]):
+                stage.append(begin.elapsed_time(end) if self.cuda else (end - begin) * 1e3)
+        return [summary(stage) for stage in times]
+
     def launches(self, call):
         """Kernels that one call runs, or nothing where the profiler does not tell."""
         if not self.cuda:
@@ -88,11 +109,16 @@ class Report:
         self.context = {"machine": name, "torch": torch.__version__}
 
     def row(self, benchmark, peer, name, make):
+        self.rows(benchmark, peer, [name], lambda: [make()])
+
+    def rows(self, benchmark, peer, names, make):
+        """`make` gives the figures of every name."""
         try:
-            figures = make()
+            made = make()
         except Exception as error:
-            figures = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
-        line = json.dumps({"benchmark": benchmark, "peer": peer, "name": name, **figures, **self.context})
-        print(line, file=self.out, flush=True)
+            made = [{"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}] * len(names)
+        for name, figures in zip(names, made):
+            line = json.dumps({"benchmark": benchmark, "peer": peer, "name": name, **figures, **self.context})
+            print(line, file=self.out, flush=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

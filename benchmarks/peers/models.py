@@ -1,6 +1,8 @@
 """The official structure with random weights, as released: autocast, norms in f32, a cache that is concatenated.
 
-Source: Infinity, infinity/models/basic.py (CrossAttnBlock), infinity/models/bsq_vae/flux_vqgan.py (Decoder).
+Source: Infinity, infinity/models/basic.py (CrossAttnBlock, AdaLNBeforeHead), infinity/models/infinity.py
+(TextAttentivePool, text_proj_for_ca, shared_ada_lin), infinity/models/fused_op.py,
+infinity/models/bsq_vae/flux_vqgan.py (Decoder).
 """
 
 import torch
@@ -27,6 +29,50 @@ def rotate(q, k, table, start):
     a, b = both.unbind(-1)
     turned = torch.stack([cos * a - sin * b, sin * a + cos * b], -1).flatten(-2)
     return turned.to(q.dtype).unbind(0)
+
+
+def ada_layer_norm(C, x, scale, shift):
+    x = F.layer_norm(x.float(), (C,), eps=1e-6)
+    return x.mul(scale.add(1)).add_(shift)
+
+
+# The one function that the released program compiles.
+fused_ada_layer_norm = torch.compile(ada_layer_norm, fullgraph=True) if torch.cuda.is_available() else ada_layer_norm
+
+
+class Conditions(nn.Module):
+    """What a guided picture takes of its text: rows of the prompt, and as many of the learned absence of one."""
+
+    def __init__(self, Ct, C, tokens):
+        super().__init__()
+        self.C, self.heads = C, Ct // 128
+        weight = lambda *shape: nn.Parameter(torch.randn(*shape) * 0.02)
+        self.absent, self.norm = weight(tokens, Ct), weight(Ct)
+        self.pool_q, self.pool_kv, self.v_bias = weight(1, self.heads, 1, C // self.heads), weight(2 * C, Ct), weight(C)
+        self.register_buffer("zero_k_bias", torch.zeros(C))
+        self.pool_proj = nn.Linear(C, C)
+        self.project = nn.Sequential(nn.Linear(Ct, C), nn.GELU(approximate="tanh"), nn.Linear(C, C))
+        self.start, self.ada, self.head_ada = weight(1, 1, C), nn.Linear(C, 6 * C), nn.Linear(C, 2 * C)
+
+    def forward(self, features):
+        """Of features [n, Ct]: rows of text [2, n, C] for the blocks, first input [2, 1, C], pooled text [2, C]."""
+        rows = torch.stack((features, self.absent)).float()
+        rows = rows * torch.rsqrt(rows.pow(2).mean(-1, keepdim=True) + 1e-6) * self.norm
+        rows = rows.to(self.pool_kv.dtype)
+        kv = F.linear(rows, self.pool_kv, torch.cat((self.zero_k_bias, self.v_bias)))
+        k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in kv.chunk(2, -1))
+        o = F.scaled_dot_product_attention(self.pool_q.to(k.dtype).expand(2, -1, -1, -1), k, v)
+        pooled = self.pool_proj(o.flatten(1))
+        return self.project(rows), pooled.unsqueeze(1) + self.start, pooled
+
+    def modulation(self, pooled):
+        """Of all blocks, [2, 1, 6, C], in the precision of the weights."""
+        with autocast(pooled.device, enabled=False):
+            return self.ada(F.silu(pooled.to(self.ada.weight.dtype))).view(2, 1, 6, self.C)
+
+    def head_modulation(self, pooled):
+        with autocast(pooled.device, enabled=False):
+            return self.head_ada(F.silu(pooled.to(self.head_ada.weight.dtype))).view(2, 1, 2, self.C).unbind(2)
 
 
 class Block(nn.Module):
@@ -74,11 +120,10 @@ class Block(nn.Module):
         return F.linear(o.transpose(1, 2).reshape(B, L, C), self.ca_proj, self.ca_proj_b)
 
     def forward(self, x, cond, text, table, start=0, mask=None, caching=False):
-        norm = lambda x: F.layer_norm(x.float(), (self.C,), eps=1e-6)
         g1, g2, s1, s2, t1, t2 = self.modulation(cond)
-        x = x + self.attend(norm(x).mul(s1.add(1)).add_(t1), table, start, mask, caching).mul(g1)
+        x = x + self.attend(fused_ada_layer_norm(self.C, x, s1, t1), table, start, mask, caching).mul_(g1)
         x = x + self.cross(self.ca_norm(x.to(self.ca_norm.weight.dtype)), text).float()
-        h = F.gelu(F.linear(norm(x).mul(s2.add(1)).add_(t2), self.fc1, self.fc1_b), approximate="tanh")
+        h = F.gelu(F.linear(fused_ada_layer_norm(self.C, x, s2, t2), self.fc1, self.fc1_b), approximate="tanh")
         return x + F.linear(h, self.fc2, self.fc2_b).mul(g2)
 
 

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from drawing import offsets
 from models import Block, autocast, rope_table
-from pictures import offsets
 
 
 class Transformer(nn.Module):
