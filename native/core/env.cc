@@ -57,6 +57,7 @@ EnvSwitches readEnv() {
   s.memoryLimit =
       static_cast<size_t>(number("NODE_INFINITY_MEMORY_LIMIT", "a positive number of bytes", uint64_t{1} << 53));
   s.trace = text("NODE_INFINITY_TRACE");
+  s.cublaslt = text("NODE_INFINITY_CUBLASLT");
   const std::string debug = text("NODE_INFINITY_DEBUG");
   if (!debug.empty() && debug != "guard") refuse("NODE_INFINITY_DEBUG", "guard", debug);
   s.guard = !debug.empty();

@@ -4,6 +4,8 @@
 
 #include <memory>
 
+#include "core/env.h"
+
 namespace infinity {
 namespace {
 
@@ -31,8 +33,11 @@ const cuda::KernelEntry* entryOf(const KernelRef& kernel) {
 
 CudaBackend::CudaBackend(const std::string& library, const cuda::CardOptions& options)
     : library_(openLibrary(library)) {
+  const std::string cublaslt = readEnv().cublaslt;
+  cuda::CardOptions asked = options;
+  asked.cublaslt = cublaslt.c_str();
   cuda::CallFailure failure;
-  card_ = library_->open(options, &info_, &failure);
+  card_ = library_->open(asked, &info_, &failure);
   if (!card_) throw CoreError(failure.code, failure.message);
 }
 

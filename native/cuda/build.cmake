@@ -68,7 +68,8 @@ if(build_cuda)
   endif()
   set(NODE_INFINITY_CUDA_ARCHITECTURES "${architectures}" CACHE STRING "Architectures of the CUDA backend")
 
-  add_library(node_infinity_cuda SHARED ${cuda_kernels} native/cuda/library.cc native/cuda/card.cc native/cuda/route.cc)
+  add_library(node_infinity_cuda SHARED ${cuda_kernels} native/cuda/library.cc native/cuda/card.cc native/cuda/route.cc
+              native/cuda/cublaslt.cc)
   set_target_properties(node_infinity_cuda PROPERTIES PREFIX "" CUDA_ARCHITECTURES "${NODE_INFINITY_CUDA_ARCHITECTURES}"
                         CUDA_VISIBILITY_PRESET hidden)
   target_include_directories(node_infinity_cuda PRIVATE native)

@@ -48,6 +48,20 @@ void launch(const KernelArgs& a, const char* name, void (*kernel)(P...), const L
 
 #endif
 
+// What another library puts on the stream: named and counted as a kernel of ours is. It tells of failures itself.
+template <class F>
+void launchByLibrary(const KernelArgs& a, const char* name, const F& put) {
+  a.launches->fetch_add(1, std::memory_order_relaxed);
+#if defined(INFINITY_SIMT)
+  static_cast<void>(name);
+  put();
+#else
+  nvtxRangePushA(name);
+  put();
+  nvtxRangePop();
+#endif
+}
+
 __host__ __device__ constexpr int64_t ceilDiv(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
 // A one-dimensional grid over n elements, `perThread` each. Kernels stride over what a grid of this size does not

@@ -41,6 +41,7 @@ struct CardOptions {
   // false: a product goes whichever way was measured to be the fastest for its description, cuBLASLt among them.
   bool deterministic = true;
   const char* products = "";  // name of the one way of products that it can serve; "": by rule or by measurement
+  const char* cublaslt = "";  // path of cuBLASLt; "": where the system finds it. Opened where products may take it.
 };
 
 struct Card;         // an opened card with its stream

@@ -1,9 +1,9 @@
 #include "cuda/route.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
-#include <string_view>
-#include <tuple>
+#include <iterator>
 
 #include "cuda/tensor_map.h"
 
@@ -15,22 +15,9 @@ constexpr ProductRoute kRoutes[] = {ProductRoute::fragments, ProductRoute::warpg
 // Launches of a candidate that are timed, after one that is not.
 constexpr int kTimedLaunches = 5;
 
-auto tied(const ProductCase& c) {
-  return std::make_tuple(std::string_view(c.op), c.rows, c.columns, c.sums, c.a, c.b, c.out, c.aligned, c.bias,
-                         c.residual, c.gate, c.gelu);
-}
-
-// Whether a card has what a way needs, whatever the product.
+// Whether a card has what a way needs, whatever the product. cuBLASLt is another matter: it is opened.
 bool offered(ProductRoute route, const DeviceFacts& device) {
-  switch (route) {
-    case ProductRoute::fragments:
-      return true;
-    case ProductRoute::warpgroups:
-      return device.architecture == 90 && hasTensorMaps();
-    case ProductRoute::cublaslt:
-      return false;
-  }
-  return false;
+  return route != ProductRoute::warpgroups || (device.architecture == 90 && hasTensorMaps());
 }
 
 const char* typeName(DType t) { return t == DType::bf16 ? "bf16" : "f32"; }
@@ -49,9 +36,6 @@ const char* routeName(ProductRoute route) {
   return "";
 }
 
-bool operator<(const ProductCase& x, const ProductCase& y) { return tied(x) < tied(y); }
-
-// "linear 8192x6144x2048, bf16 x bf16 to bf16, bias f32, gelu"
 std::string describe(const ProductCase& c) {
   char shape[160];
   std::snprintf(shape, sizeof shape, "%s %lldx%lldx%lld, %s x %s to %s", c.op, static_cast<long long>(c.rows),
@@ -76,25 +60,39 @@ bool serves(ProductRoute route, const ProductCase& c, const DeviceFacts& device)
 ProductRoute routeByRule(const ProductCase&, const DeviceFacts&) { return ProductRoute::fragments; }
 
 ProductRoutes::ProductRoutes(Card* card, const CardOptions& options, CallFailure* failure)
-    : card_(card), fastest_(!options.deterministic) {
-  if (!*options.products) return;
-  forced_ = true;
-  for (ProductRoute route : kRoutes) {
-    if (std::strcmp(options.products, routeName(route))) continue;
-    wanted_ = route;
-    if (offered(route, *factsOf(card))) return;
-    failure->code = "DEVICE_UNAVAILABLE";
-    std::snprintf(failure->message, sizeof failure->message, "Products cannot go the way '%s' on this machine.",
-                  options.products);
-    return;
+    : card_(card), fastest_(!options.deterministic), forced_(*options.products) {
+  if (forced_) {
+    const auto named = [&](ProductRoute route) { return !std::strcmp(options.products, routeName(route)); };
+    const auto* found = std::find_if(std::begin(kRoutes), std::end(kRoutes), named);
+    if (found == std::end(kRoutes)) {
+      failure->code = "INVALID_ARGUMENT";
+      std::snprintf(failure->message, sizeof failure->message,
+                    "Expected fragments, warpgroups or cublaslt for products but received '%.100s'.", options.products);
+      return;
+    }
+    wanted_ = *found;
+    if (!offered(wanted_, *factsOf(card))) {
+      failure->code = "DEVICE_UNAVAILABLE";
+      std::snprintf(failure->message, sizeof failure->message, "Products cannot go the way '%s' on this machine.",
+                    options.products);
+      return;
+    }
   }
-  failure->code = "INVALID_ARGUMENT";
-  std::snprintf(failure->message, sizeof failure->message,
-                "Expected fragments, warpgroups or cublaslt for products but received '%.100s'.", options.products);
+  const bool wanted = forced_ && wanted_ == ProductRoute::cublaslt;
+  if (!wanted && (forced_ || !fastest_)) return;
+  // What nobody named may be missing.
+  CallFailure missing;
+  cublasLt_ = CublasLt::open(card, options.cublaslt, &missing);
+  if (!cublasLt_ && (wanted || *options.cublaslt)) *failure = missing;
 }
 
-bool ProductRoutes::candidate(ProductRoute route, const ProductCase& c) const {
-  return serves(route, c, *factsOf(card_));
+bool ProductRoutes::candidate(ProductRoute route, const ProductCase& c) {
+  if (!serves(route, c, *factsOf(card_))) return false;
+  return route != ProductRoute::cublaslt || (cublasLt_ && cublasLt_->has(c));
+}
+
+size_t ProductRoutes::scratch(const ProductCase& c) const {
+  return cublasLt_ && serves(ProductRoute::cublaslt, c, *factsOf(card_)) ? cublasLtScratch(c) : 0;
 }
 
 ProductRoute ProductRoutes::decide(const KernelArgs& a, const ProductCase& c, const Trial& trial) {
@@ -117,7 +115,7 @@ ProductRoute ProductRoutes::decide(const KernelArgs& a, const ProductCase& c, co
 }
 
 // A candidate that cannot be launched is none: what it failed with is forgotten.
-ProductRoutes::Decision ProductRoutes::measure(const KernelArgs& a, const ProductCase& c, const Trial& trial) const {
+ProductRoutes::Decision ProductRoutes::measure(const KernelArgs& a, const ProductCase& c, const Trial& trial) {
   Decision best = {routeByRule(c, *factsOf(card_)), ""};
   double least = 0;
   for (ProductRoute route : kRoutes) {

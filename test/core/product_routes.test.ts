@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict';
+import { copyFileSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { Device, type DeviceOptions } from '../../lib/device.js';
 import { linear } from '../../lib/ops/linear.js';
 import { type Shape, scope, sizeOf, Tensor } from '../../lib/tensor.js';
 import { toBf16 } from '../support/bf16.js';
 import { CUDA, random, randomArray } from '../support/numeric.js';
-
-const EMULATED = CUDA.includes('emulated');
+import { EMULATED, fakeCublasLt, openOnCard } from '../support/product_routes.js';
 
 const bf16 = (device: Device, seed: number, shape: Shape): Tensor =>
   Tensor.from(toBf16(randomArray(seed, sizeOf(shape))), shape, 'bf16', device);
@@ -20,9 +22,13 @@ async function decided(device: Device): Promise<string[]> {
   return device.decisions();
 }
 
-function opened(options: DeviceOptions, use: (device: Device) => Promise<void>): Promise<void> {
-  const device = Device.create('cuda', { memoryLimit: 2 ** 24, ...options });
-  return use(device).finally(() => device.close());
+async function opened(
+  options: DeviceOptions,
+  use: (device: Device) => Promise<void>,
+  variables: Readonly<Record<string, string | undefined>> = {},
+): Promise<void> {
+  const device = openOnCard(options, variables);
+  await use(device).finally(() => device.close());
 }
 
 describe('the ways of matrix products', () => {
@@ -59,15 +65,67 @@ describe('the ways of matrix products', () => {
     it('are measured where the device need not be deterministic', () =>
       opened({ deterministic: false }, async (device) => {
         const lines = await decided(device);
+        assert.match(lines[0]!, /^linear 8x16x32, f32 .*: fragments \(fragments \d+\.\d{4} ms\)$/);
+        assert.match(lines[1]!, /^linear 8x16x32, bf16 .*: \w+ \(fragments \d+\.\d{4} ms/);
         assert.equal(lines.length, 2);
-        for (const line of lines) assert.match(line, /: fragments \(fragments \d+\.\d{4} ms\)$/);
       }));
 
     it('are refused where they are not to be had', () => {
       const products = 'sideways' as 'fragments';
-      assert.throws(() => Device.create('cuda', { products }), { code: 'INVALID_ARGUMENT', message: /'sideways'/ });
-      if (EMULATED)
-        assert.throws(() => Device.create('cuda', { products: 'warpgroups' }), { code: 'DEVICE_UNAVAILABLE' });
+      assert.throws(() => openOnCard({ products }), { code: 'INVALID_ARGUMENT', message: /'sideways'/ });
+      if (EMULATED) assert.throws(() => openOnCard({ products: 'warpgroups' }), { code: 'DEVICE_UNAVAILABLE' });
+    });
+
+    it('never open cuBLASLt on a deterministic device', async function () {
+      if (!EMULATED) this.skip(); // needs a library of its own
+      const directory = mkdtempSync(join(tmpdir(), 'cublaslt-'));
+      const library = join(directory, 'library_of_this_test.so');
+      copyFileSync(fakeCublasLt(), library);
+      const mapped = (): boolean => readFileSync('/proc/self/maps', 'utf8').includes(library);
+      const variables = { NODE_INFINITY_CUBLASLT: library };
+      try {
+        for (const options of [{}, { deterministic: true }, { deterministic: false, products: 'fragments' }] as const) {
+          await opened(options, async (device) => void (await decided(device)), variables);
+          assert.equal(mapped(), false);
+        }
+        await opened({ deterministic: false }, async () => assert.equal(mapped(), true), variables);
+      } finally {
+        rmSync(directory, { recursive: true });
+      }
+    });
+
+    it('tell which cuBLASLt cannot be opened, where one was named or is the only way', async function () {
+      if (!EMULATED) this.skip(); // a card finds the one of its machine
+      const variables = { NODE_INFINITY_CUBLASLT: '/nowhere/libcublasLt.so' };
+      for (const options of [{ deterministic: false }, { products: 'cublaslt' }] as const)
+        assert.throws(() => openOnCard(options, variables), {
+          code: 'DEVICE_UNAVAILABLE',
+          message: /^cuBLASLt could not be opened: \/nowhere\/libcublasLt\.so/,
+        });
+      await opened({}, async (device) => assert.equal((await decided(device)).length, 2), variables);
+    });
+
+    it('are the fastest that was measured, measured once and kept', async function () {
+      if (!EMULATED) this.skip(); // times on a card are its own
+      const check = (fastest: string, times: readonly number[], launches: number) => async (device: Device) => {
+        const [, line] = await decided(device);
+        const told = `fragments ${times[0]}.0000 ms, cublaslt ${times[1]}.0000 ms`;
+        assert.equal(line, `linear 8x16x32, bf16 x bf16 to bf16, bias f32: ${fastest} (${told})`);
+        const before = device.stats().launches;
+        assert.equal((await decided(device))[1], line);
+        assert.equal(device.stats().launches - before, launches);
+      };
+      // One kernel for f32; for bf16 another, or the rounding of the bias and a call of the library.
+      await opened({ deterministic: false }, check('fragments', [1, 2], 2), { SIMT_FASTEST: 'fragments' });
+      await opened({ deterministic: false }, check('cublaslt', [2, 1], 3), { SIMT_FASTEST: 'cublaslt' });
+    });
+
+    it('are what remains where cuBLASLt has no algorithm', async function () {
+      if (!EMULATED) this.skip(); // what it has is its own
+      const variables = { FAKE_CUBLASLT_REFUSE: '1' };
+      const check = (line: RegExp) => async (device: Device) => assert.match((await decided(device))[1]!, line);
+      await opened({ deterministic: false }, check(/: fragments \(fragments \d+\.\d{4} ms\)$/), variables);
+      await opened({ products: 'cublaslt' }, check(/: fragments \(not for cublaslt\)$/), variables);
     });
   });
 });

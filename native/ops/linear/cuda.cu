@@ -1,5 +1,6 @@
 #include "cuda/gemm.cuh"
 #include "cuda/math.cuh"
+#include "ops/linear/cuda_cublaslt.cuh"
 #include "ops/linear/linear.h"
 
 namespace infinity::cuda {
@@ -75,6 +76,7 @@ ProductCase linearCase(const KernelArgs& a) {
   for (int i = 2; i <= 4; ++i) c.aligned = c.aligned && rowsAligned(a.in[i], s.N);
   return c;
 }
+size_t linearScratch(const KernelArgs& a) { return a.routes->scratch(linearCase(a)); }
 void launchLinear(const KernelArgs& a) {
   const LinearShape s(a.in, a.out[0]);
   bool whole = inQuads(a.out[0], s.N);
@@ -88,7 +90,9 @@ void launchLinear(const KernelArgs& a) {
                                    a.paramsAs<LinearParams>().gelu != 0,
                                    whole};
   const ProductShape shape = {s.rows, s.N, s.K};
-  a.routes->launch(a, linearCase(a), [&](const KernelArgs& args, ProductRoute route) {
+  const ProductCase c = linearCase(a);
+  a.routes->launch(a, c, [&](const KernelArgs& args, ProductRoute route) {
+    if (route == ProductRoute::cublaslt) return launchCublasLt(args, c, a.in[2], a.in[3], epilogue);
     withOperands(a.in[0], a.in[1], [&](auto x, auto w) {
       using X = decltype(x);
       using W = decltype(w);
@@ -107,8 +111,10 @@ void launchBackwardInput(const KernelArgs& a) {
   const int64_t rows = a.in[0].rows(), N = a.in[0].cols(), K = a.out[0].cols();
   const LinearEpilogue epilogue = {floatsOf(a.out[0]), {}, {}, {}, static_cast<int>(K), 1, false, inQuads(a.out[0], K)};
   const ProductShape shape = {rows, K, N};
-  const ProductCase c = productCase("linear_backward_input", rows, K, N, a.in[0], a.in[1], a.out[0]);
+  ProductCase c = productCase("linear_backward_input", rows, K, N, a.in[0], a.in[1], a.out[0]);
+  c.lieB = Lie::acrossSum;
   a.routes->launch(a, c, [&](const KernelArgs& args, ProductRoute route) {
+    if (route == ProductRoute::cublaslt) return launchCublasLt(args, c, {}, {}, epilogue);
     withOperands(a.in[0], a.in[1], [&](auto dy, auto w) {
       using Y = decltype(dy);
       using W = decltype(w);
@@ -152,9 +158,16 @@ void launchBackwardWeight(const KernelArgs& a) {
   float* const db = split ? dw + pieces * outputs : a.out[1].as<float>();
   const PartialSums partial = {dw, db, static_cast<int>(shape.rows), static_cast<int>(shape.columns),
                                inQuads(a.out[0], shape.columns)};
-  const ProductCase c =
+  ProductCase c =
       productCase("linear_backward_weight", shape.rows, shape.columns, shape.sums, a.in[0], a.in[1], a.out[0]);
+  c.lieA = c.lieB = Lie::acrossSum;
+  c.rowSums = true;
+  c.aligned = c.aligned && rowsAligned(a.out[1], shape.rows);
   a.routes->launch(a, c, [&](const KernelArgs& args, ProductRoute route) {
+    if (route == ProductRoute::cublaslt) {
+      const CublasLtOperands operands = {a.in[0].data, a.in[1].data, nullptr, nullptr, a.out[0].data, a.out[1].data};
+      return launchByLibrary(args, c.op, [&] { args.routes->cublasLt()->launch(args, c, operands); });
+    }
     withElement(a.in[0].dtype, [&](auto element) {
       using T = decltype(element);
       launchProductBy(route, args, "linear_backward_weight", shape, splits,
@@ -170,7 +183,7 @@ void launchBackwardWeight(const KernelArgs& a) {
 
 }  // namespace
 
-INFINITY_CUDA_KERNEL(linear, launchLinear, nullptr, acceptLinear);
+INFINITY_CUDA_KERNEL(linear, launchLinear, linearScratch, acceptLinear);
 INFINITY_CUDA_KERNEL(linear_backward_input, launchBackwardInput, nullptr, acceptBackwardInput);
 INFINITY_CUDA_KERNEL(linear_backward_weight, launchBackwardWeight, backwardWeightScratch, acceptBackwardWeight);
 
