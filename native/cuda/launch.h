@@ -48,16 +48,17 @@ void launch(const KernelArgs& a, const char* name, void (*kernel)(P...), const L
 
 #endif
 
-// What another library puts on the stream: named and counted as a kernel of ours is. It tells of failures itself.
+// What another library puts on the stream: put(args), of values alone, is named and counted as a kernel of ours is. It
+// tells of failures itself.
 template <class F>
 void launchByLibrary(const KernelArgs& a, const char* name, const F& put) {
   a.launches->fetch_add(1, std::memory_order_relaxed);
 #if defined(INFINITY_SIMT)
   static_cast<void>(name);
-  put();
+  put(a);
 #else
   nvtxRangePushA(name);
-  put();
+  put(a);
   nvtxRangePop();
 #endif
 }

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 #include <iterator>
+#include <vector>
 
 #include "cuda/tensor_map.h"
 
@@ -117,9 +118,12 @@ ProductRoute ProductRoutes::decide(const KernelArgs& a, const ProductCase& c, co
 // A candidate that cannot be launched is none: what it failed with is forgotten.
 ProductRoutes::Decision ProductRoutes::measure(const KernelArgs& a, const ProductCase& c, const Trial& trial) {
   Decision best = {routeByRule(c, *factsOf(card_)), ""};
+  std::vector<ProductRoute> candidates;
+  for (ProductRoute route : kRoutes)
+    if (candidate(route, c)) candidates.push_back(route);
+  if (candidates.size() == 1) return {candidates[0], "the only way"};
   double least = 0;
-  for (ProductRoute route : kRoutes) {
-    if (!candidate(route, c)) continue;
+  for (ProductRoute route : candidates) {
     CallFailure failure;
     KernelArgs args = a;
     args.failure = &failure;

@@ -122,11 +122,12 @@ void fastestIsMeasuredOnceAndKept(const char* library) {
   EXPECT(f.take(routes, kBf16) == ProductRoute::cublaslt && f.card.timed == 2 && f.taken.size() == 3);
   f.card.cublaslt = 9;
   EXPECT(f.take(routes, kBf16) == ProductRoute::cublaslt && f.card.timed == 2 && f.taken.size() == 1);
-  EXPECT(f.take(routes, kF32) == ProductRoute::fragments && f.card.timed == 3);  // the only one that serves
+  EXPECT(f.take(routes, kF32) == ProductRoute::fragments && f.card.timed == 2);  // the only one that serves
   ProductCase wider = kBf16;
   wider.rows *= 2;
-  EXPECT(f.take(routes, wider) == ProductRoute::fragments && f.card.timed == 5);
+  EXPECT(f.take(routes, wider) == ProductRoute::fragments && f.card.timed == 4);
   const std::string told = routes.decisions();
+  EXPECT(told.find("f32: fragments (the only way)\n") != std::string::npos);
   EXPECT(told.find("bf16: cublaslt (fragments 1.0000 ms, cublaslt 0.5000 ms)\n") != std::string::npos);
   EXPECT(told.find("linear 16384x6144x2048, bf16 x bf16 to bf16: fragments") != std::string::npos);
 }
@@ -150,7 +151,9 @@ void whatFailsIsNoCandidate(const char* library) {
   f.card.cublaslt = -1;
   EXPECT(f.take(routes, kBf16) == ProductRoute::fragments && !f.failure.code);
   f.card.fragments = -1;
-  EXPECT(f.take(routes, kF32) == ProductRoute::fragments);
+  ProductCase wider = kBf16;
+  wider.rows *= 2;
+  EXPECT(f.take(routes, wider) == ProductRoute::fragments);
 }
 
 void oneWayIsForced(const char* library) {

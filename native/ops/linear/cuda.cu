@@ -166,7 +166,7 @@ void launchBackwardWeight(const KernelArgs& a) {
   a.routes->launch(a, c, [&](const KernelArgs& args, ProductRoute route) {
     if (route == ProductRoute::cublaslt) {
       const CublasLtOperands operands = {a.in[0].data, a.in[1].data, nullptr, nullptr, a.out[0].data, a.out[1].data};
-      return launchByLibrary(args, c.op, [&] { args.routes->cublasLt()->launch(args, c, operands); });
+      return launchByCublasLt(args, c, operands);
     }
     withElement(a.in[0].dtype, [&](auto element) {
       using T = decltype(element);

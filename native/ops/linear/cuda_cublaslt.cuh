@@ -24,6 +24,10 @@ __global__ void roundToHalf(const float* from, bf16* to, int64_t n) {
     to[i] = fromFloat<bf16>(from[i]);
 }
 
+inline void launchByCublasLt(const KernelArgs& a, const ProductCase& c, const CublasLtOperands& operands) {
+  launchByLibrary(a, c.op, [=](const KernelArgs& args) { args.routes->cublasLt()->launch(args, c, operands); });
+}
+
 // The product of a.in[0] and a.in[1]; `bias` and `residual` are those of the epilogue, which finishes what cuBLASLt
 // cannot.
 template <class Epilogue>
@@ -35,7 +39,7 @@ void launchCublasLt(const KernelArgs& a, const ProductCase& c, const TensorView&
   if (!takesWhole(c)) {
     float* const sums = a.scratchAs<float>();
     operands.out = sums;
-    launchByLibrary(a, c.op, [&] { a.routes->cublasLt()->launch(a, c, operands); });
+    launchByCublasLt(a, c, operands);
     constexpr int kThreads = 128, kMostRows = 65535;
     const dim3 grid(static_cast<unsigned>(ceilDiv(c.columns, kThreads * kEpilogueWidth)),
                     static_cast<unsigned>(c.rows < kMostRows ? c.rows : kMostRows));
@@ -50,7 +54,7 @@ void launchCublasLt(const KernelArgs& a, const ProductCase& c, const TensorView&
     launch(a, "linear: bias", roundToHalf, overElements(a, c.columns), bias.as<float>(), rounded, c.columns);
     operands.bias = rounded;
   }
-  launchByLibrary(a, c.op, [&] { a.routes->cublasLt()->launch(a, c, operands); });
+  launchByCublasLt(a, c, operands);
 }
 
 }  // namespace infinity::cuda
