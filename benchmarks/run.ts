@@ -5,6 +5,7 @@ import { block as cardBlock } from './card/block.js';
 import { kernels as cardKernels } from './card/kernels.js';
 import { pictures } from './card/pictures.js';
 import { train as cardTrain } from './card/train.js';
+import { ways } from './card/ways.js';
 import { enqueue } from './enqueue.js';
 import { generate } from './generate.js';
 import { type CardOptions, machine, type Row, table } from './harness.js';
@@ -18,7 +19,7 @@ type Levels = Readonly<Record<string, (options: CardOptions) => AsyncIterable<Ro
 /** From one op to a whole picture and a training step, by the device. */
 const DEVICES: Readonly<Record<string, Levels>> = {
   cpu: { enqueue, kernels, pool, block, generate, large, train },
-  cuda: { kernels: cardKernels, block: cardBlock, pictures, train: cardTrain },
+  cuda: { kernels: cardKernels, ways, block: cardBlock, pictures, train: cardTrain },
 };
 
 function usage(problem: string): never {

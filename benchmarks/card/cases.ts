@@ -67,6 +67,12 @@ export interface Cases {
   readonly training: { readonly scales: number; readonly batch: number };
 }
 
+/** Ends the names of what goes by the fastest way of every product; those of one way end in `, by WAY`. */
+export const FASTEST = ', by the fastest';
+
+/** Of a result, its name whichever way it went. */
+export const caseName = (name: string): string => name.replace(/, by [a-z ]+$/, '');
+
 interface CaseFile {
   /** Sides of the square grids of all scales, coarse to fine. */
   readonly sides: readonly number[];

@@ -1,5 +1,5 @@
 /** How times on a card are taken, and what they are held against. */
-import { Device } from '../../lib/device.js';
+import { Device, type DeviceOptions } from '../../lib/device.js';
 import type { Module } from '../../lib/nn/module.js';
 import { scale } from '../../lib/ops/elementwise.js';
 import { Op } from '../../lib/ops/generated.js';
@@ -126,8 +126,11 @@ export async function measureJob(device: Device, job: CardJob, rounds: number): 
 }
 
 /** Opens the card and measures its ceilings. */
-export async function openCard(cases: Cases): Promise<{ device: Device; ceilings: Ceilings; rows: Row[] }> {
-  const device = Device.create('cuda');
+export async function openCard(
+  cases: Cases,
+  options: DeviceOptions = {},
+): Promise<{ device: Device; ceilings: Ceilings; rows: Row[] }> {
+  const device = Device.create('cuda', options);
   const { copy_mib, product: n, rounds } = cases;
   const [copied, flops] = [copy_mib * 2 ** 20, 2 * n ** 3];
   const copy: CardJob = {

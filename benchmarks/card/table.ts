@@ -4,6 +4,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { type Row, round, table } from '../harness.js';
+import { caseName } from './cases.js';
 import { type Ceilings, floorOf } from './measure.js';
 
 type Result = Readonly<Record<string, string | number>>;
@@ -47,7 +48,7 @@ export function compare(ours: readonly Result[], peers: readonly Result[]): Row[
     seen.add(String(name));
     const floor = floorOf({ flops: number(gflop) * 1e9, bytes: number(mbyte) * 1e6 }, ceilings) * 1e3;
     const ratio = (kind: string): string | number => {
-      const time = fastest(peers, String(name), kind);
+      const time = fastest(peers, caseName(String(name)), kind);
       return time === undefined ? '' : round(time / number(median_ms), 2);
     };
     return [

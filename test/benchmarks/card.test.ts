@@ -8,6 +8,7 @@ import { scaleWorks, textWork } from '../../benchmarks/card/picture_work.js';
 import { pictures } from '../../benchmarks/card/pictures.js';
 import { compare } from '../../benchmarks/card/table.js';
 import { train } from '../../benchmarks/card/train.js';
+import { isProduct, ways } from '../../benchmarks/card/ways.js';
 import type { Row } from '../../benchmarks/harness.js';
 import { Device } from '../../lib/device.js';
 import { placed } from '../../lib/nn/module.js';
@@ -38,6 +39,7 @@ describe('benchmarks of a card', () => {
       { name: 'copy of 1 MiB', median_ms: 2, mbyte: 2 },
       { name: 'x', median_ms: 4, mbyte: 2, launches: 3 },
       { name: 'x', median_ms: 9, mbyte: 2 },
+      { name: 'x, by warpgroups', median_ms: 2, mbyte: 2 },
     ];
     const peers: Record<string, string | number>[] = [
       { name: 'copy of 1 MiB', peer: 'copy', median_ms: 1, mbyte: 2 },
@@ -46,8 +48,9 @@ describe('benchmarks of a card', () => {
       { name: 'x', peer: 'compiled:flex', median_ms: 2 },
       { name: 'y', peer: 'eager', error: 'out of memory' },
     ];
-    const [, x, ...more] = compare(ours, peers);
+    const [, x, byOther, ...more] = compare(ours, peers);
     assert.deepEqual(more, []);
+    assert.deepEqual([byOther!.name, byOther!['over eager'], byOther!['of floor']], ['x, by warpgroups', 5, 0.5]);
     const told = { ms: 4, 'over eager': 2.5, 'over compiled': 0.5, 'of floor': 0.25, 'peak MiB': '', launches: 3 };
     assert.deepEqual(x, { name: 'x', ...told });
   });
@@ -104,7 +107,8 @@ describe('benchmarks of a card', () => {
     for (const [name, level, least] of [
       ['kernels', kernels, casesOf(true).kernels.length + 3],
       ['block', block, 2 + casesOf(true).block.scales],
-      ['pictures', pictures, 2 + 2 + casesOf(true).pictures[0]!.scales + 4],
+      ['ways', ways, 2 + casesOf(true).kernels.filter(isProduct).length],
+      ['pictures', pictures, 2 * (2 + 2 + casesOf(true).pictures[0]!.scales + 4)],
       ['train', train, 2 + 4],
     ] as const)
       it(`${name}: every figure is a number, every time and its floor above 0`, async () => {
