@@ -87,7 +87,8 @@ run_tests() {
   sed -n '/^ *[0-9]* failing/,$p' "$results/$name.log" | head -60
   local note=$(grep -E '^ +[0-9]+ (passing|failing|pending)' "$results/$name.log" | sed 's/ (.*//' | xargs)
   [ $status -eq 124 ] && note="ran past $seconds s; name less"
-  row "$name" "$((SECONDS - started)) s, ${note:-ended without a count: see $name.log}$(grep SUMMARY "$results/$name.log" | tail -1)"
+  [ -n "$note" ] || note="ended without a count: $(tail -1 "$results/$name.log")"
+  row "$name" "$((SECONDS - started)) s, $note$(grep SUMMARY "$results/$name.log" | tail -1)"
   return $status
 }
 
@@ -148,11 +149,14 @@ gather() {
   [ "$kept" = "$results" ] || cp "$kept/$1.jsonl" "$results/"
 }
 
+# compare NAME LEVEL...: the whole table goes to NAME.txt, that of the levels is printed.
 compare() {
-  local ours=$kept/$1.jsonl peers=$kept/$1-peers.jsonl
-  [ -s "$ours" ] || return 0
-  [ -s "$peers" ] || peers=
-  typescript benchmarks/card/table.ts "$ours" $peers | tee "$results/$1.txt"
+  local files=("$kept/$1.jsonl") name=$1
+  shift
+  [ -s "${files[0]}" ] || return 0
+  [ -s "$kept/$name-peers.jsonl" ] && files+=("$kept/$name-peers.jsonl")
+  typescript benchmarks/card/table.ts "${files[@]}" >"$results/$name.txt"
+  typescript benchmarks/card/table.ts "${files[@]}" "$@"
 }
 
 # measure NAME LEVEL COMMAND...: a level's lines in place of those of an earlier call.
@@ -191,7 +195,7 @@ bench() {
       --filter "$level" "${options[@]}" || failed=1
   done
   gather "$class"
-  compare "$class"
+  compare "$class" "${levels[@]}"
   exit $failed
 }
 
@@ -208,7 +212,7 @@ peers() {
     measure "$class-peers" "$level" "${PYTHON:-python3}" -B benchmarks/peers/run.py "$level" "${options[@]}" || failed=1
   done
   gather "$class-peers"
-  compare "$class"
+  compare "$class" "${levels[@]}"
   exit $failed
 }
 

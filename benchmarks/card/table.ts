@@ -1,5 +1,5 @@
 /**
- * `npx tsx benchmarks/card/table.ts OURS.jsonl [PEERS.jsonl]`: every result with its ratio to the peers of the same round, and the
+ * `npx tsx benchmarks/card/table.ts OURS.jsonl [PEERS.jsonl] [LEVEL...]`: every result (of some levels) with its ratio to the peers of the same round, and the
  * fraction of the floor that the larger of both measured ceilings gives.
  */
 import { readFileSync } from 'node:fs';
@@ -37,14 +37,15 @@ function fastest(peers: readonly Result[], name: string, kind: string): number |
   return times.length > 0 ? Math.min(...times) : undefined;
 }
 
-/** One row a result of ours; ratios above 1 are in our favour. */
-export function compare(ours: readonly Result[], peers: readonly Result[]): Row[] {
+/** One row a result of ours, of some levels or of all; ratios above 1 are in our favour. */
+export function compare(ours: readonly Result[], peers: readonly Result[], levels: readonly string[] = []): Row[] {
   const ceilings = ceilingsOf([...ours, ...peers]);
   const seen = new Set<string>();
   return ours.flatMap((row): Row[] => {
-    const { name, median_ms, gflop, mbyte, peak_mib, launches } = row;
+    const { benchmark, name, median_ms, gflop, mbyte, peak_mib, launches } = row;
     // Every level measures the ceilings again.
     if (median_ms === undefined || seen.has(String(name))) return [];
+    if (levels.length > 0 && !levels.includes(String(benchmark))) return [];
     seen.add(String(name));
     const floor = floorOf({ flops: number(gflop) * 1e9, bytes: number(mbyte) * 1e6 }, ceilings) * 1e3;
     const ratio = (kind: string): string | number => {
@@ -66,12 +67,14 @@ export function compare(ours: readonly Result[], peers: readonly Result[]): Row[
 }
 
 if (import.meta.url === `file://${process.argv[1]}`) {
-  const [ours, peers] = process.argv.slice(2);
+  const files = process.argv.slice(2).filter((word) => word.endsWith('.jsonl'));
+  const levels = process.argv.slice(2).filter((word) => !files.includes(word));
+  const [ours, peers] = files;
   if (!ours) {
-    console.error('Usage: npx tsx benchmarks/card/table.ts OURS.jsonl [PEERS.jsonl]');
+    console.error('Usage: npx tsx benchmarks/card/table.ts OURS.jsonl [PEERS.jsonl] [LEVEL...]');
     process.exit(2);
   }
   const others = peers ? read(peers) : [];
-  console.log(table(compare(read(ours), others)));
+  console.log(table(compare(read(ours), others, levels)));
   for (const { peer, name, error } of others) if (error) console.log(`${peer} failed at ${name}: ${error}`);
 }

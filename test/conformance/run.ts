@@ -55,11 +55,14 @@ async function main(): Promise<number> {
   const totals = (await runConformance({ ...request, dir }, report)).totals();
   if (totals.cases === 0) console.error(`No case below ${dir}.`);
   const { cases, tensors, failed, skipped, worst } = totals;
+  // Told under NODE_INFINITY_DEBUG=guard.
+  const { damagedGuards = 0 } = Device.default().stats();
   console.log(
     `${cases} cases, ${tensors} comparisons, ${failed} failed, ${skipped} skipped, worst relative error ${worst?.toExponential(2) ?? '-'}`,
   );
+  if (damagedGuards > 0) console.error(`${damagedGuards} tensors whose guard zones were overwritten`);
   if (json) console.log(JSON.stringify(totals));
-  return failed > 0 || cases === 0 ? 1 : 0;
+  return failed > 0 || cases === 0 || damagedGuards > 0 ? 1 : 0;
 }
 
 process.exitCode = await main();
