@@ -88,7 +88,7 @@ run_tests() {
   local note=$(grep -E '^ +[0-9]+ (passing|failing|pending)' "$results/$name.log" | sed 's/ (.*//' | xargs)
   [ $status -eq 124 ] && note="ran past $seconds s; name less"
   [ -n "$note" ] || note="ended without a count: $(tail -1 "$results/$name.log")"
-  row "$name" "$((SECONDS - started)) s, $note$(grep SUMMARY "$results/$name.log" | tail -1)"
+  row "$name" "$((SECONDS - started)) s, $note $(grep -o 'ERROR SUMMARY.*' "$results/$name.log" | tail -1)"
   return $status
 }
 
