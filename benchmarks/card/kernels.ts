@@ -19,7 +19,6 @@ import {
   randomOn,
 } from './measure.js';
 import { convolution, productGradients, products, upsampling } from './product_jobs.js';
-import { ProductWays } from './product_ways.js';
 
 function modulatedNorm({ batch, tokens, width }: CaseOf<'ada_norm'>): Job {
   return {
@@ -105,18 +104,13 @@ export async function* kernels({ filter = '', rounds, short = false }: CardOptio
   const cases = casesOf(short);
   const { device, ceilings, rows } = await openCard(cases);
   yield* rows;
-  const ways = new ProductWays();
   for (const c of cases.kernels) {
     if (!c.name.includes(filter)) continue;
     const job = jobOf(c);
     const measured = { name: c.name, ...job, setBytes: job.bytes };
-    const repeated = rounds ?? cases.rounds;
-    const { time, row } = await measureJob(device, measured, repeated);
-    const product = c.kind === 'linear' || c.kind === 'linear_backward';
-    const others = product ? await ways.measure(measured, repeated) : {};
-    yield { name: c.name, ...row, ...againstFloor(job, time, ceilings), ...others };
+    const { time, row } = await measureJob(device, measured, rounds ?? cases.rounds);
+    yield { name: c.name, ...row, ...againstFloor(job, time, ceilings) };
   }
   if ('AdamW'.includes(filter)) yield adamw(device, cases, ceilings);
-  ways.close();
   device.close();
 }

@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <cstring>
 #include <iterator>
-#include <vector>
 
 #include "cuda/tensor_map.h"
 
@@ -112,7 +111,9 @@ ProductRoute ProductRoutes::decide(const KernelArgs& a, const ProductCase& c, co
     decision = measure(a, c, trial);
   }
   const std::lock_guard<std::mutex> lock(mutex_);
-  return decided_.emplace(c, std::move(decision)).first->second.route;
+  const auto [known, isNew] = decided_.emplace(c, std::move(decision));
+  if (isNew) met_.push_back(&*known);
+  return known->second.route;
 }
 
 // A candidate that cannot be launched is none: what it failed with is forgotten.
@@ -147,8 +148,8 @@ ProductRoutes::Decision ProductRoutes::measure(const KernelArgs& a, const Produc
 std::string ProductRoutes::decisions() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   std::string text;
-  for (const auto& [c, decision] : decided_)
-    text += describe(c) + ": " + routeName(decision.route) + " (" + decision.why + ")\n";
+  for (const auto* met : met_)
+    text += describe(met->first) + ": " + routeName(met->second.route) + " (" + met->second.why + ")\n";
   return text;
 }
 

@@ -4,6 +4,8 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "cuda/card.h"
 #include "cuda/cublaslt.h"
@@ -44,7 +46,7 @@ class ProductRoutes {
   // Where a product is put on the stream by it.
   CublasLt* cublasLt() const { return cublasLt_.get(); }
 
-  // One line for each description that was met, in the order of descriptions. From any thread.
+  // One line for each description that was met, in that order. From any thread.
   std::string decisions() const;
 
  private:
@@ -66,6 +68,7 @@ class ProductRoutes {
   std::unique_ptr<CublasLt> cublasLt_;             // null: not opened, or not there
   mutable std::mutex mutex_;                       // of what follows: the queue's thread decides, others print
   std::map<ProductCase, Decision> decided_;
+  std::vector<const std::pair<const ProductCase, Decision>*> met_;  // in their order
 };
 
 }  // namespace infinity::cuda

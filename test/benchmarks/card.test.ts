@@ -107,20 +107,21 @@ describe('benchmarks of a card', () => {
     for (const [name, level, least] of [
       ['kernels', kernels, casesOf(true).kernels.length + 3],
       ['block', block, 2 + casesOf(true).block.scales],
-      ['ways', ways, 2 + casesOf(true).kernels.filter(isProduct).length],
+      ['ways', ways, 2 + 2 * casesOf(true).kernels.filter(isProduct).length],
       ['pictures', pictures, 2 * (2 + 2 + casesOf(true).pictures[0]!.scales + 4)],
       ['train', train, 2 + 4],
     ] as const)
       it(`${name}: every figure is a number, every time and its floor above 0`, async () => {
         const rows: Row[] = [];
         for await (const row of level({ short: true })) rows.push(row);
-        assert.equal(rows.length, least);
+        // A card may have more ways.
+        assert.ok(name === 'ways' ? rows.length >= least : rows.length === least, `${rows.length} rows`);
         for (const row of rows) {
           if (!('weights_mib' in row))
             assert.ok(Number(row.median_ms) > 0 && Number(row.floor_ms) > 0, JSON.stringify(row));
           for (const [key, value] of Object.entries(row))
-            assert.ok(['name', 'fastest'].includes(key) || Number.isFinite(value), key);
-          if ('fastest' in row) assert.match(String(row.fastest), /^\w+ \((\w+ \d+\.\d+ ms|the only way)/);
+            assert.ok(['name', 'decided'].includes(key) || Number.isFinite(value), key);
+          if ('decided' in row) assert.match(String(row.decided), /^\w+ \((\w+ \d+\.\d+ ms|the only way)/);
         }
         assert.ok(rows.every(({ launches }) => launches === undefined || Number(launches) > 0));
       });
