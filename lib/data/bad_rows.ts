@@ -21,23 +21,44 @@ const SHOWN = 5;
 
 const said = ({ name, reason }: BadRow): string => `${name}: ${reason}`;
 
-/** Counts each bad row once, however many stages of a run meet it. */
+/** What a run's state keeps of bad rows: the rows of its sets, in the order of the sets, wherever these lie. */
+export interface SavedBadRows extends Pick<BadRowsReport, 'first'> {
+  readonly rows: readonly (readonly number[])[];
+}
+
+/** Counts each bad row once, however many stages and parts of a run meet it. */
 export class BadRows {
-  private readonly rows = new Set<string>();
-  private readonly first: string[] = [];
+  private readonly rows: ReadonlyMap<string, Set<number>>;
+  private readonly first: string[];
+
+  /**
+   * @param sets paths of the datasets
+   * @param saved what an earlier part of the run found in them
+   */
+  constructor(
+    private readonly sets: readonly string[],
+    { rows, first }: SavedBadRows = { rows: [], first: [] },
+  ) {
+    this.rows = new Map(sets.map((set, i) => [set, new Set(rows[i])]));
+    this.first = [...first];
+  }
 
   /** @param set path of the dataset that the rows belong to */
   add(set: string, bad: readonly BadRow[]): void {
+    const known = this.rows.get(set)!;
     for (const fault of bad) {
-      const key = `${fault.row} ${set}`;
-      if (this.rows.has(key)) continue;
-      this.rows.add(key);
+      if (known.has(fault.row)) continue;
+      known.add(fault.row);
       if (this.first.length < SHOWN) this.first.push(said(fault));
     }
   }
 
   report(): BadRowsReport {
-    return { count: this.rows.size, first: [...this.first] };
+    return { count: [...this.rows.values()].reduce((sum, { size }) => sum + size, 0), first: [...this.first] };
+  }
+
+  save(): SavedBadRows {
+    return { rows: this.sets.map((set) => [...this.rows.get(set)!]), first: [...this.first] };
   }
 }
 

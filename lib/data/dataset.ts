@@ -37,6 +37,11 @@ export async function findDataset(
   return { spec, purpose, listing: await listPictures(spec, purpose === 'transformer', digests) };
 }
 
+/** Where the files of some datasets lie, each path once, in their order. */
+export function pathsOf(sources: readonly DatasetSource[]): string[] {
+  return [...new Set(sources.flatMap(({ spec }) => (spec.kind === 'shapes' ? [] : [spec.path])))];
+}
+
 function shapesDataset({ seed, size }: ShapesSpec): Dataset {
   return {
     sizeOf: () => [size, size],

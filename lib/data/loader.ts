@@ -5,7 +5,7 @@ import { Worker } from 'node:worker_threads';
 import { InfinityError } from '../errors.js';
 import { type BadRow, BadRows, type BadRowsReport } from './bad_rows.js';
 import { type Batch, drawBatch } from './batch.js';
-import { type DatasetSource, openDataset } from './dataset.js';
+import { type DatasetSource, openDataset, pathsOf } from './dataset.js';
 import { listedAsBad } from './listing.js';
 import type { LoaderAnswer, LoaderRequest } from './loader_worker.js';
 import type { BatchRequest } from './sample.js';
@@ -47,7 +47,7 @@ export class Loader {
     private readonly options: LoaderOptions,
   ) {
     this.asked = options.start;
-    this.bad = options.bad ?? new BadRows();
+    this.bad = options.bad ?? new BadRows(pathsOf([source]));
     if (source.listing) this.tellBad(listedAsBad(source.listing));
     if (options.ahead === 0) return;
     this.worker = startWorker(source);

@@ -1,6 +1,7 @@
 /** The loop that every trainer shares: resume, step, report, save, stop. A trainer brings the step and its tensors. */
 import { mkdir } from 'node:fs/promises';
 import { BadRows, type BadRowsReport } from '../data/bad_rows.js';
+import { pathsOf } from '../data/dataset.js';
 import { Loader } from '../data/loader.js';
 import type { DatasetSpec, JsonlSpec } from '../data/spec.js';
 import { InfinityError } from '../errors.js';
@@ -134,12 +135,18 @@ export async function* runTraining(
   }
   await checkWeights(trainee.weights(), resumed ? `the state of step ${step}` : 'the start');
   const watch = await RunWatch.open(directory, step, trainee, config.divergence);
+  const sets = pathsOf(stages.map(({ source }) => source));
+  const bad = new BadRows(sets, resumed?.state.badRows);
   const save = async (): Promise<string> => {
     await watch.sync();
-    return saveRunState(directory, { step, config: agreed, tensors: await snapshot(trainee) }, watch.highSince);
+    const badRows = bad.report().count > 0 ? { badRows: bad.save() } : {};
+    return saveRunState(
+      directory,
+      { step, config: agreed, tensors: await snapshot(trainee), ...badRows },
+      watch.highSince,
+    );
   };
   let stage = stageAt(stages, step);
-  const bad = new BadRows();
   const open = (): Loader => {
     const from = step;
     const wanted = trainee.samplesAt && ((n: number) => trainee.samplesAt!(from + n));

@@ -5,6 +5,7 @@
 import { createHash } from 'node:crypto';
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { SavedBadRows } from '../data/bad_rows.js';
 import { InfinityError } from '../errors.js';
 import { SafetensorsFile, writeSafetensors } from '../io/safetensors.js';
 import { fromFloat32, type TensorData, toFloat32 } from '../io/tensor_data.js';
@@ -18,6 +19,8 @@ export interface RunState {
   /** The configuration the run was started with: a resumed run must agree with it. */
   readonly config: unknown;
   readonly tensors: ReadonlyMap<string, HostTensor>;
+  /** Rows that were passed over; absent where there were none. */
+  readonly badRows?: SavedBadRows;
 }
 
 /** States that a run directory keeps. */
@@ -65,7 +68,11 @@ export async function saveRunState(directory: string, state: RunState, good = In
   const path = join(directory, `state-${String(state.step).padStart(8, '0')}.safetensors`);
   const tensors = new Map<string, TensorData>();
   for (const [name, { shape, data }] of state.tensors) tensors.set(name, fromFloat32(data, shape));
-  const texts = { step: String(state.step), config: JSON.stringify(state.config) };
+  const texts = {
+    step: String(state.step),
+    config: JSON.stringify(state.config),
+    ...(state.badRows && { bad_rows: JSON.stringify(state.badRows) }),
+  };
   await writeSafetensors(path, tensors, { ...texts, sha256: digestOf(texts, tensors) });
   const states = (await savedStates(directory)).filter(({ step }) => step <= state.step);
   const kept = [...states.slice(0, KEPT_STATES), lastGoodState(states, good)];
@@ -91,6 +98,7 @@ async function openRunState(path: string): Promise<RunState> {
       step: Number(metadata.step),
       config: JSON.parse(metadata.config ?? 'null') as unknown,
       tensors: new Map(tensors),
+      ...(metadata.bad_rows === undefined ? {} : { badRows: JSON.parse(metadata.bad_rows) as SavedBadRows }),
     };
   } finally {
     await file.close();

@@ -154,7 +154,7 @@ describe('sets of picture files', () => {
     const [one, two] = [await copied('stage one'), await copied('stage two')];
     for (const { path } of [one, two]) await writeFile(join(path, '1.JPG'), 'no picture');
     await rm(join(two.path, '5.txt'));
-    const bad = new BadRows();
+    const bad = new BadRows([one.path, two.path]);
     const counts: number[] = [];
     for (const stage of [one, { ...one, size: 2 * SIZE }, two]) {
       const loader = new Loader(await findDataset(stage, 'transformer'), { batchSize: 6, start: 0, ahead: 0, bad });
@@ -162,6 +162,17 @@ describe('sets of picture files', () => {
       counts.push(bad.report().count);
     }
     assert.deepEqual(counts, [1, 1, 3]);
+
+    // A part of the run that starts where the sets lie elsewhere, and meets a row again and another.
+    const saved = JSON.parse(JSON.stringify(bad.save()));
+    const next = new BadRows(['/elsewhere/one', '/elsewhere/two'], saved);
+    assert.deepEqual(next.report(), bad.report());
+    next.add(
+      '/elsewhere/two',
+      [1, 5, 4].map((row) => ({ row, name: `${row}.png`, reason: 'why not' })),
+    );
+    assert.equal(next.report().count, 4);
+    assert.deepEqual(next.report().first, [...bad.report().first, '4.png: why not']);
   });
 
   it('ends when no row is good, whether that is seen in the listing or in the pictures', async () => {

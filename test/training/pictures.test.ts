@@ -7,7 +7,7 @@ import { InfinityError } from '../../lib/errors.js';
 import { Checkpoint } from '../../lib/io/checkpoint.js';
 import { InfinityPipeline } from '../../lib/pipeline/index.js';
 import { TextTokenizer } from '../../lib/text/tokenizer.js';
-import { openTraining, type Training, type TrainingKind } from '../../lib/training/index.js';
+import { openTraining, type StepEvent, type Training, type TrainingKind } from '../../lib/training/index.js';
 import { call } from '../support/command_line.js';
 import { runSome, tokenizerConfig, transformerConfig, using } from '../support/tiny_training.js';
 
@@ -134,6 +134,25 @@ describe("training on pictures of one's own", () => {
     } finally {
       await pipeline.dispose();
     }
+  });
+
+  it('goes on counting bad rows after a stop, each once, from wherever the folder lies then', async () => {
+    const [here, there] = [join(root, 'half-bad'), join(root, 'half-bad-moved')];
+    await mkdir(here);
+    // Every other row is bad, and an epoch outlasts the run.
+    for (let i = 0; i < 80; i++)
+      if (i % 2 === 0) await writeFile(join(here, `${i}.png`), 'no picture');
+      else await cp(join(pictures, '1.png'), join(here, `${i}.png`));
+    const at = (path: string) => open('tokenizer', { dataset: dataset(path) });
+    const counts = (events: readonly StepEvent[]) => events.map(({ badRows }) => badRows?.count ?? 0);
+    const unbroken = counts(await using(await at(here), (t) => runSome(t, join(root, 'half-bad-whole'))));
+    const run = join(root, 'half-bad-broken');
+    await using(await at(here), (t) => runSome(t, run, 4));
+    await rename(here, there);
+    const rest = await using(await at(there), (t) => runSome(t, run));
+    assert.ok(unbroken.at(-1)! < 40 && unbroken.at(-1)! > unbroken[0]!, 'some are found step by step');
+    assert.deepEqual(counts(rest), unbroken.slice(-rest.length));
+    assert.equal(rest.at(-1)!.badRows!.first.length, 5);
   });
 
   it('the command tells of bad rows on stderr and in its lines, and goes on', async () => {
