@@ -71,6 +71,16 @@ library() {
   [ -n "${NODE_INFINITY_CUDA_LIBRARY:-}" ] && return
   [ "${1:-}" != anew ] && [ -f "$library" ] || build
   export NODE_INFINITY_CUDA_LIBRARY=$PWD/$library
+  cublaslt
+}
+
+# Where the loader knows no cuBLASLt, the one that PyTorch brought.
+cublaslt() {
+  [ -n "${NODE_INFINITY_CUBLASLT:-}" ] || ldconfig -p 2>/dev/null | grep -q libcublasLt.so && return
+  local packages found
+  packages=$("${PYTHON:-python3}" -c 'import importlib.util as u, os; print(os.path.dirname(os.path.dirname(u.find_spec("torch").origin)))' 2>/dev/null) || return
+  found=$(find "$packages/nvidia" "$packages/torch/lib" -name 'libcublasLt.so.*' 2>/dev/null | sort -V | tail -1)
+  [ -n "$found" ] && export NODE_INFINITY_CUBLASLT=$found && row cuBLASLt "$found"
 }
 
 typescript() { "$PWD/$pack/bin/node" node_modules/tsx/dist/cli.mjs "$@"; }
