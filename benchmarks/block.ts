@@ -36,7 +36,7 @@ function setUp(device: Device, { config, schedule }: Awaited<ReturnType<typeof e
     model,
     block: model.blocks[0]!,
     C,
-    cond: filled(device, config.shared_aln ? [B, 1, 6, C] : [B, C]),
+    cond: filled(device, config.shared_aln ? [6, B, 1, C] : [B, C]),
     ca_NC: filled(device, [B * TEXT_TOKENS, C]),
     textRange: Tensor.from(Int32Array.from(ranges.flat()), [B, 1, 2], 'i32', device),
     rope: model.rope(schedule),

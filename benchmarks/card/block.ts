@@ -26,7 +26,7 @@ export async function* block({ filter = '', rounds, short = false }: CardOptions
   const tokens = cases.text_tokens;
   const ranges = Array.from({ length: ROWS }, (_, b) => [b * tokens, (b + 1) * tokens]).flat();
   const textRange = Tensor.from(Int32Array.from(ranges), [ROWS, 1, 2], 'i32', device);
-  const cond = randomOn(device, [ROWS, 1, 6, C], 'bf16', 0.1);
+  const cond = randomOn(device, [6, ROWS, 1, C], 'bf16', 0.1);
   const known = scope(() => ({
     modulation: only!.modulation(cond),
     text: only!.textKeysValues(randomOn(device, [ROWS * tokens, C])),

@@ -102,11 +102,14 @@ export function cat(xs: readonly Tensor[], axis: number): Tensor {
   return y;
 }
 
-/** The slices of an axis, which goes away: [.., n, ..] -> n tensors [.., ..]. Copies. */
+/** The slices of an axis, which goes away: [.., n, ..] -> n tensors [.., ..]. Views of a first axis, copies of another. */
 export function unbind(x: Tensor, axis: number): Tensor[] {
   const at = axisOf(x, axis);
   const shape = x.shape.filter((_, i) => i !== at);
-  const ys = Array.from({ length: x.shape[at]! }, (_, i) => run(Op.slice, [x], [shaped(x, shape)], [at, i, 1])[0]!);
+  const together = sizeOf(x.shape.slice(0, at)) === 1;
+  const slice = (i: number): Tensor =>
+    together ? x.view(shape, i * sizeOf(shape)) : run(Op.slice, [x], [shaped(x, shape)], [at, i, 1])[0]!;
+  const ys = Array.from({ length: x.shape[at]! }, (_, i) => slice(i));
   const one = withExtent(x.shape, at, 1);
   differentiable('unbind', [x], ys, [], (gys) => [
     join(

@@ -5,11 +5,11 @@
 import { CrossAttention, SelfAttention, type SelfAttentionContext, type TextKeysValues } from '../nn/attention.js';
 import { constant, type Init, normal, truncatedNormal } from '../nn/init.js';
 import { addBranch, type Branch, Linear } from '../nn/linear.js';
-import { Module, type Tap } from '../nn/module.js';
+import { Module, type Tap, type WeightFormat } from '../nn/module.js';
 import { AdaLayerNorm, type AdaNorm, AdaRmsNorm, LayerNorm, type Norm, RmsNorm } from '../nn/norm.js';
 import { add, mul, silu, swiglu } from '../ops/elementwise.js';
-import { cast, reshape, unbind } from '../ops/shape.js';
-import type { Tensor } from '../tensor.js';
+import { cast, permute, reshape, unbind } from '../ops/shape.js';
+import { scope, type Tensor } from '../tensor.js';
 import { ffnHidden, type InfinityConfig, swigluHidden } from './config.js';
 
 /** Initial scale of the modulation: gains start near 0, so that a fresh block is close to the identity. */
@@ -53,6 +53,9 @@ class FeedForward extends Module {
   }
 }
 
+/** A projection [B, 1, 6, C] as [6, B, 1, C], of which each part is a view. */
+export const partsFirst = (gss_B16C: Tensor): Tensor => permute(gss_B16C, [2, 0, 1, 3]);
+
 /** Gains, scales and shifts of the two modulated sub-layers, each [B, 1, C], in the reference's order. */
 export type Modulation = readonly [g1: Tensor, g2: Tensor, s1: Tensor, s2: Tensor, t1: Tensor, t2: Tensor];
 
@@ -76,6 +79,8 @@ export interface BlockContext extends SelfAttentionContext {
 export class CrossAttnBlock extends Module {
   private readonly adaGss: Tensor | null;
   private readonly adaLin: Linear | null;
+  /** Of a frozen block: `adaGss`, parts first, in the type of activations. */
+  private roundedGss: Tensor | undefined;
   private readonly caGamma: Tensor | null;
   private readonly sa: SelfAttention;
   private readonly ca: CrossAttention;
@@ -103,13 +108,19 @@ export class CrossAttnBlock extends Module {
       : this.child('ada_lin.1', new Linear(C, 6 * C, { init: modulationInit(init) }));
   }
 
-  /** @param cond the shared modulation [B, 1, 6, C], or the condition [B, C] where each block owns its projection */
+  /** @param cond the shared modulation [6, B, 1, C], or the condition [B, C] where each block owns its projection */
   modulation(cond: Tensor): Modulation {
-    const [B = 1, C = 1] = [cond.shape[0], cond.shape[cond.rank - 1]];
-    const gss_B16C = this.adaGss
-      ? add(cast(this.adaGss, this.dtype), cond)
-      : reshape(this.adaLin!.forward(silu(cond)), [B, 1, 6, C]);
-    return unbind(gss_B16C, 2) as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor];
+    const [B = 1, C = 1] = cond.shape;
+    const gss_6B1C = this.adaGss
+      ? add(this.roundedGss ?? cast(partsFirst(this.adaGss), this.dtype), cond)
+      : partsFirst(reshape(this.adaLin!.forward(silu(cond)), [B, 1, 6, C]));
+    return unbind(gss_6B1C, 0) as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor];
+  }
+
+  protected override pack(_format: WeightFormat): void {
+    if (!this.adaGss) return;
+    const gss_611C = scope(() => cast(partsFirst(this.adaGss!), this.dtype));
+    this.roundedGss = this.keep(gss_611C);
   }
 
   /** Keys and values of text features [N, C] that `TextConditioner.project` made. */

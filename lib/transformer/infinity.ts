@@ -15,7 +15,7 @@ import { checkpoint } from '../tape.js';
 import { scope, Tensor, unscoped } from '../tensor.js';
 import { type ScaleSchedule, scaleOffsets, scaleTokens, tokenCount } from '../tokenizer/schedule.js';
 import { BitHead } from './bit_head.js';
-import { type BlockContext, CrossAttnBlock, projectionInit } from './block.js';
+import { type BlockContext, CrossAttnBlock, partsFirst, projectionInit } from './block.js';
 import { dropPathRates, type InfinityConfig, ropeFinest, tokenBits } from './config.js';
 import type { BitLoss, BitLossOptions, Head } from './head.js';
 import { infinityOptionOf } from './infer_config.js';
@@ -151,7 +151,7 @@ export class InfinityTransformer extends Module {
     if (!this.sharedAda) return cond_BC;
     const gss_B16C = reshape(this.sharedAda.forward(silu(cond_BC)), [B, 1, 6, C]);
     tap?.('text.gss_B16C', gss_B16C);
-    return gss_B16C;
+    return partsFirst(gss_B16C);
   }
 
   /**
