@@ -1,5 +1,16 @@
 /** Convolution layers on channels-last pictures; weights in the official [out, in, rows, columns] order. */
-import { conv2d, type PackedConv, type Padding, packConv, packUpsampleConv, upsampleConv2d } from '../ops/conv.js';
+import {
+  conv2d,
+  conv2dStats,
+  type Measured,
+  type NormAhead,
+  type PackedConv,
+  type Padding,
+  packConv,
+  packUpsampleConv,
+  upsampleConv2d,
+  upsampleConv2dStats,
+} from '../ops/conv.js';
 import { cast } from '../ops/shape.js';
 import type { Tensor } from '../tensor.js';
 import { type Init, uniform } from './init.js';
@@ -15,6 +26,12 @@ export interface Conv2dOptions {
   readonly bias?: boolean;
   /** Initial weights; PyTorch's by default. */
   readonly init?: Init;
+}
+
+/** What a call of a convolution may say. */
+export interface PassOfConv {
+  readonly padding?: Padding;
+  readonly residual?: Tensor | undefined;
 }
 
 /** Plain 2-D convolution, "same" size at stride 1 for odd kernels. x_BHWC -> y_BHWC. */
@@ -37,10 +54,22 @@ export class Conv2d extends Module {
     this.padding = options.padding ?? implied;
   }
 
-  /** @param padding of a part of a picture, whose neighbours stand in for the zeros on some sides */
-  forward(x_BHWC: Tensor, padding = this.padding): Tensor {
-    const weight = this.packed ?? cast(this.weight, this.dtype);
-    return conv2d(x_BHWC, weight, this.bias, { stride: this.stride, padding });
+  /**
+   * @param options.padding of a part of a picture, whose neighbours stand in for the zeros on some sides
+   * @param options.residual is added to the result
+   */
+  forward(x_BHWC: Tensor, { padding = this.padding, residual }: PassOfConv = {}): Tensor {
+    return conv2d(x_BHWC, this.operand, this.bias, { stride: this.stride, padding, residual });
+  }
+
+  /** `forward`, measured for the norm that follows. */
+  measured(x_BHWC: Tensor, norm: NormAhead, residual?: Tensor): Measured {
+    const { stride, padding } = this;
+    return conv2dStats(x_BHWC, this.operand, this.bias, norm, { stride, padding, residual });
+  }
+
+  private get operand(): Tensor | PackedConv {
+    return this.packed ?? cast(this.weight, this.dtype);
   }
 
   protected override pack(format: WeightFormat): void {
@@ -63,7 +92,16 @@ export class UpsampleConv2d extends Module {
   }
 
   forward(x_BHWC: Tensor): Tensor {
-    return upsampleConv2d(x_BHWC, this.packed ?? cast(this.weight, this.dtype), this.bias);
+    return upsampleConv2d(x_BHWC, this.operand, this.bias);
+  }
+
+  /** `forward`, measured for the norm that follows. */
+  measured(x_BHWC: Tensor, norm: NormAhead): Measured {
+    return upsampleConv2dStats(x_BHWC, this.operand, this.bias, norm);
+  }
+
+  private get operand(): Tensor | PackedConv {
+    return this.packed ?? cast(this.weight, this.dtype);
   }
 
   protected override pack(format: WeightFormat): void {

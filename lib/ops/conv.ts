@@ -1,8 +1,9 @@
 /** Convolutions over channels-last pictures [B, H, W, C]; weights in the official order [O, C, kh, kw]; f32 or f64. */
 import { InfinityError, invalidArgument } from '../errors.js';
-import type { Shape, Tensor } from '../tensor.js';
-import { checkShapes } from './check.js';
+import { type Shape, scope, type Tensor } from '../tensor.js';
+import { checkShapes, sameShape } from './check.js';
 import { convAlgorithm } from './conv_algorithm.js';
+import { add } from './elementwise.js';
 import { Op } from './generated.js';
 import { packsWeights, unpackedWeight } from './packed.js';
 import { differentiable, recordsGradient } from './record.js';
@@ -13,12 +14,26 @@ export type Padding =
   | number
   | { readonly top: number; readonly left: number; readonly bottom: number; readonly right: number };
 
-/** Where the kernel is applied. */
+/** Where the kernel is applied, and what is added to its result. */
 export interface ConvOptions {
   /** Pixels between two outputs, in both directions; 1 by default. */
   readonly stride?: number;
   /** 0 by default. */
   readonly padding?: Padding;
+  /** A picture in the shape of the result. */
+  readonly residual?: Tensor | undefined;
+}
+
+/** The group norm that follows a convolution. */
+export interface NormAhead {
+  readonly groups: number;
+  readonly eps: number;
+}
+
+/** A picture [B, H, W, C] and, where the convolution that made it took them on the way, the statistics of its group norm [B, groups, 2]. */
+export interface Measured {
+  readonly picture: Tensor;
+  readonly stats?: Tensor | undefined;
 }
 
 /** Largest kernel that the native side takes. */
@@ -107,18 +122,9 @@ function sides(padding: Padding): { top: number; left: number; bottom: number; r
   return padding;
 }
 
-/**
- * Cross-correlation, as the official `nn.Conv2d`: y[b, i, j, o] = b[o] + Σ w[o, c, u, v] · x[b, i·stride + u − top, j·stride + v − left, c].
- * A picture gives the same bits alone and in any batch. With packed weights large pictures are computed with fewer
- * multiplications (see `convAlgorithm`), which rounds differently from the unpacked kernel.
- * @param x [B, H, W, C], f32 or f64; on a card also bf16, with gradients of parameters in f32
- * @param w [O, C, kh, kw], kernels up to 8 × 8 in the type of x (or bf16 beside f32, without gradient), or packed by `packConv`
- * @param b [O], or nothing
- * @returns [B, OH, OW, O] with OH = ⌊(H + top + bottom − kh) / stride⌋ + 1
- * @throws InfinityError INVALID_SHAPE, INVALID_ARGUMENT; NOT_DIFFERENTIABLE for packed weights under a recording tape
- */
-export function conv2d(x: Tensor, w: Tensor | PackedConv, b?: Tensor | null, options: ConvOptions = {}): Tensor {
-  const { stride = 1, padding = 0 } = options;
+/** What a command of a convolution is made of. */
+function planConv2d(x: Tensor, w: Tensor | PackedConv, b: Tensor | null | undefined, options: ConvOptions) {
+  const { stride = 1, padding = 0, residual } = options;
   const { weight, shape } = checkOperands('conv2d', x, w, b, false);
   const [O, , kh, kw] = shape as [number, number, number, number];
   const { top, left, bottom, right } = sides(padding);
@@ -135,11 +141,37 @@ export function conv2d(x: Tensor, w: Tensor | PackedConv, b?: Tensor | null, opt
     x,
     weight,
   );
-  const params = [kh, kw, stride, top, left];
   const yShape = [B, OH, OW, O];
+  const addable = !residual || (residual.dtype === x.dtype && sameShape(residual.shape, yShape));
+  checkShapes('conv2d', addable, `a residual [${yShape.join(', ')}]`, residual);
+  return { weight, shape, yShape, params: [kh, kw, stride, top, left], top, left, residual };
+}
+
+/** Kernels of a card finish more with a sum than its bias. What is composed instead has a gradient, and is the definition. */
+const finishesMore = (weight: Tensor, ...operands: (Tensor | null | undefined)[]): boolean =>
+  !packsWeights(weight) && !recordsGradient(weight, ...operands);
+
+/**
+ * Cross-correlation, as the official `nn.Conv2d`: y[b, i, j, o] = b[o] + Σ w[o, c, u, v] · x[b, i·stride + u − top, j·stride + v − left, c].
+ * A picture gives the same bits alone and in any batch. With packed weights large pictures are computed with fewer
+ * multiplications (see `convAlgorithm`), which rounds differently from the unpacked kernel.
+ * @param x [B, H, W, C], f32 or f64; on a card also bf16, with gradients of parameters in f32
+ * @param w [O, C, kh, kw], kernels up to 8 × 8 in the type of x (or bf16 beside f32, without gradient), or packed by `packConv`
+ * @param b [O], or nothing
+ * @param options.residual is added last; on a card before the result is rounded
+ * @returns [B, OH, OW, O] with OH = ⌊(H + top + bottom − kh) / stride⌋ + 1
+ * @throws InfinityError INVALID_SHAPE, INVALID_ARGUMENT; NOT_DIFFERENTIABLE for packed weights under a recording tape
+ */
+export function conv2d(x: Tensor, w: Tensor | PackedConv, b?: Tensor | null, options: ConvOptions = {}): Tensor {
+  const { weight, shape, yShape, params, top, left, residual } = planConv2d(x, w, b, options);
+  if (residual) {
+    if (finishesMore(weight, x, b, residual))
+      return run(Op.conv2dAdd, [x, weight, b, residual], [shaped(x, yShape)], params)[0]!;
+    return scope(() => add(conv2d(x, w, b, { ...options, residual: undefined }), residual));
+  }
   if (w instanceof PackedConv && packsWeights(weight)) {
-    const form = isThreeByThree(shape) && stride === 1 ? '3x3' : 'other';
-    return convAlgorithm({ form, width: W, inChannels: shape[1]! }) === 'winograd'
+    const form = isThreeByThree(shape) && params[2] === 1 ? '3x3' : 'other';
+    return convAlgorithm({ form, width: x.shape[2]!, inChannels: shape[1]! }) === 'winograd'
       ? run(Op.conv2dWinograd, [x, weight, b], [shaped(x, yShape)], [top, left])[0]!
       : run(Op.conv2dPacked, [x, weight, b], [shaped(x, yShape)], params)[0]!;
   }
@@ -151,6 +183,38 @@ export function conv2d(x: Tensor, w: Tensor | PackedConv, b?: Tensor | null, opt
     return [dx, dw!, db!];
   });
   return y!;
+}
+
+function statsOf(op: string, y: Shape, { groups }: NormAhead, x: Tensor): OutputSpec {
+  const divides = Number.isInteger(groups) && groups >= 1 && y[3]! % groups === 0;
+  checkShapes(op, divides, `a result whose ${y[3]} channels are ${groups} groups`, x);
+  return { dtype: statistic(x), shape: [y[0]!, groups, 2] };
+}
+
+/**
+ * `conv2d` with the statistics of the group norm that follows: what `groupNormStats` would read the picture for. A card takes
+ * them while the result is at hand; the processor, and a tape, leave them to the norm. A picture has the same statistics, to
+ * the last bit, in any batch.
+ * @throws InfinityError as `conv2d`; INVALID_SHAPE where the groups do not divide the channels
+ */
+export function conv2dStats(
+  x: Tensor,
+  w: Tensor | PackedConv,
+  b: Tensor | null | undefined,
+  norm: NormAhead,
+  options: ConvOptions = {},
+): Measured {
+  const { weight, yShape, params, residual } = planConv2d(x, w, b, options);
+  const measured = statsOf('conv2d_stats', yShape, norm, x);
+  if (!finishesMore(weight, x, b, residual)) return { picture: conv2d(x, w, b, options) };
+  const operands = [x, weight, b, residual];
+  const [picture, stats] = run(
+    Op.conv2dStats,
+    operands,
+    [shaped(x, yShape), measured],
+    [...params, norm.groups, norm.eps],
+  );
+  return { picture: picture!, stats };
 }
 
 /**
@@ -180,4 +244,24 @@ export function upsampleConv2d(x: Tensor, w: Tensor | PackedConv, b?: Tensor | n
     return [dx, dw!, db!];
   });
   return y!;
+}
+
+/**
+ * `upsampleConv2d` with the statistics of the group norm that follows, as `conv2dStats`.
+ * @throws InfinityError as `upsampleConv2d`; INVALID_SHAPE where the groups do not divide the channels
+ */
+export function upsampleConv2dStats(
+  x: Tensor,
+  w: Tensor | PackedConv,
+  b: Tensor | null | undefined,
+  norm: NormAhead,
+): Measured {
+  const { weight, shape } = checkOperands('upsample_conv2d', x, w, b, true);
+  const [B, H, W] = x.shape as [number, number, number];
+  const yShape = [B, 2 * H, 2 * W, shape[0]!];
+  const measured = statsOf('upsample_conv2d_stats', yShape, norm, x);
+  if (!finishesMore(weight, x, b)) return { picture: upsampleConv2d(x, w, b) };
+  const outputs = [shaped(x, yShape), measured];
+  const [picture, stats] = run(Op.upsampleConv2dStats, [x, weight, b], outputs, [norm.groups, norm.eps]);
+  return { picture: picture!, stats };
 }

@@ -3,11 +3,11 @@
  * wrapped layer adds a `.conv` or `.norm`. Source: Infinity, infinity/models/bsq_vae/flux_vqgan.py.
  */
 import { InfinityError } from '../errors.js';
-import { Conv2d, type Conv2dOptions, UpsampleConv2d } from '../nn/conv.js';
+import { Conv2d, type Conv2dOptions, type PassOfConv, UpsampleConv2d } from '../nn/conv.js';
 import { ones, zeros } from '../nn/init.js';
 import { Module } from '../nn/module.js';
 import { attention } from '../ops/attention.js';
-import type { Padding } from '../ops/conv.js';
+import type { Measured, NormAhead } from '../ops/conv.js';
 import { add } from '../ops/elementwise.js';
 import { groupNorm, groupNormApply, groupNormStats } from '../ops/norm.js';
 import { reshape, writeSlice } from '../ops/shape.js';
@@ -34,15 +34,29 @@ export interface PassOptions {
   readonly checkpointing?: boolean;
 }
 
+/** A layer between pictures whose statistics are taken where they are made. */
+export interface Layer {
+  /** The norm that the layer's input meets first. */
+  readonly enters?: Normalize;
+  /** @param next the norm that the result meets */
+  measured(x_BHWC: Measured, next?: Normalize): Measured;
+}
+
 /** A convolution under the official wrapper's name. */
-export class Conv extends Module {
+export class Conv extends Module implements Layer {
   private readonly conv: Conv2d;
   constructor(inChannels: number, outChannels: number, options: Conv2dOptions) {
     super();
     this.conv = this.child('conv', new Conv2d(inChannels, outChannels, options));
   }
-  forward(x_BHWC: Tensor, padding?: Padding): Tensor {
-    return this.conv.forward(x_BHWC, padding);
+  forward(x_BHWC: Tensor, options?: PassOfConv): Tensor {
+    return this.conv.forward(x_BHWC, options);
+  }
+  /** @param residual is added to the result */
+  measured({ picture }: Measured, next?: Normalize, residual?: Tensor): Measured {
+    return next
+      ? this.conv.measured(picture, next.ahead, residual)
+      : { picture: this.conv.forward(picture, { residual }) };
   }
 }
 
@@ -51,7 +65,7 @@ class GroupNorm extends Module {
   private readonly bias: Tensor;
   constructor(
     channels: number,
-    private readonly groups: number,
+    readonly groups: number,
   ) {
     super();
     this.weight = this.parameter('weight', [channels], ones);
@@ -78,39 +92,40 @@ export class Normalize extends Module {
   forward(x_BHWC: Tensor): Tensor {
     return this.norm.forward(x_BHWC, false);
   }
-  swish(x_BHWC: Tensor): Tensor {
-    return this.norm.forward(x_BHWC, true);
+  /** @param measured.stats taken by whoever made the picture; without them the norm takes its own */
+  swish({ picture, stats }: Measured): Tensor {
+    return stats ? this.norm.apply(picture, stats, true) : this.norm.forward(picture, true);
   }
-  /** What `swishWith` needs to know of the whole picture. */
+  /** What a convolution needs to know to take this norm's statistics. */
+  get ahead(): NormAhead {
+    return { groups: this.norm.groups, eps: NORM_EPS };
+  }
+  /** What `swish` of any rows of a picture needs to know of the whole. */
   stats(x_BHWC: Tensor): Tensor {
     return this.norm.stats(x_BHWC);
   }
-  /** `swish` of any rows of a picture. */
-  swishWith(x_BHWC: Tensor, stats: Tensor): Tensor {
-    return this.norm.apply(x_BHWC, stats, true);
-  }
 }
 
-/** conv(swish(norm(x))) of one picture, a 3 × 3 convolution, in bands; `finish` has the rows [begin, end) of a band last. */
+/** conv(swish(norm(x))) of one picture, a 3 × 3 convolution, in bands; `residual` gives what is added to rows [begin, end). */
 export function convOfNormInBands(
   { norm, conv }: { readonly norm: Normalize; readonly conv: Conv },
   x_1HWC: Tensor,
   into: Tensor,
   bandBytes: number,
-  finish: (y: Tensor, begin: number, end: number) => Tensor = (y) => y,
+  residual?: (begin: number, end: number) => Tensor,
 ): Tensor {
   return scope(() => {
     const stats = norm.stats(x_1HWC);
     const widest = Math.max(x_1HWC.shape[3]!, into.shape[3]!);
     return fillBands(into, widest, bandBytes, (band) => {
-      const n = norm.swishWith(readable(x_1HWC, band), stats);
-      return finish(conv.forward(n, bandPadding(band)), band.begin, band.end);
+      const n = norm.swish({ picture: readable(x_1HWC, band), stats });
+      return conv.forward(n, { padding: bandPadding(band), residual: residual?.(band.begin, band.end) });
     });
   });
 }
 
 /** x + conv(swish(norm(conv(swish(norm(x)))))), with a 1×1 convolution beside it where the width changes. */
-export class ResnetBlock extends Module {
+export class ResnetBlock extends Module implements Layer {
   private readonly norm1: Normalize;
   private readonly conv1: Conv;
   private readonly norm2: Normalize;
@@ -131,10 +146,18 @@ export class ResnetBlock extends Module {
       this.ninShortcut = this.child('nin_shortcut', new Conv(inChannels, outChannels, { kernel: 1 }));
   }
 
+  get enters(): Normalize {
+    return this.norm1;
+  }
+
   forward(x_BHWC: Tensor): Tensor {
-    const h_BHWC = this.conv1.forward(this.norm1.swish(x_BHWC));
-    const y_BHWC = this.conv2.forward(this.norm2.swish(h_BHWC));
-    return add(y_BHWC, this.ninShortcut ? this.ninShortcut.forward(x_BHWC) : x_BHWC);
+    return this.measured({ picture: x_BHWC }).picture;
+  }
+
+  measured(x_BHWC: Measured, next?: Normalize): Measured {
+    const h_BHWC = this.conv1.measured({ picture: this.norm1.swish(x_BHWC) }, this.norm2);
+    const beside = this.ninShortcut ? this.ninShortcut.forward(x_BHWC.picture) : x_BHWC.picture;
+    return this.conv2.measured({ picture: this.norm2.swish(h_BHWC) }, next, beside);
   }
 
   /** `forward` of one picture in bands, with three pictures in memory at most. Uses x up: where the width stays, the result lies there. */
@@ -146,9 +169,9 @@ export class ResnetBlock extends Module {
       const h = convOfNormInBands({ norm: this.norm1, conv: this.conv1 }, x_1HWC, like(this.outChannels), bandBytes);
       const last = { norm: this.norm2, conv: this.conv2 };
       const into = shortcut ? like(this.outChannels) : x_1HWC;
-      return convOfNormInBands(last, h, into, bandBytes, (y, begin, end) => {
+      return convOfNormInBands(last, h, into, bandBytes, (begin, end) => {
         const x = rowsOf(x_1HWC, begin, end);
-        return add(y, shortcut ? shortcut.forward(x) : x);
+        return shortcut ? shortcut.forward(x) : x;
       });
     });
   }
@@ -161,7 +184,7 @@ export function recomputed(block: ResnetBlock, x_BHWC: Tensor): Tensor {
 }
 
 /** Halves both extents: one zero column right, one zero row below, then 3×3 with stride 2. */
-export class Downsample extends Module {
+export class Downsample extends Module implements Layer {
   private readonly conv: Conv;
   constructor(channels: number) {
     super();
@@ -169,6 +192,9 @@ export class Downsample extends Module {
   }
   forward(x_BHWC: Tensor): Tensor {
     return this.conv.forward(x_BHWC);
+  }
+  measured(x_BHWC: Measured, next?: Normalize): Measured {
+    return this.conv.measured(x_BHWC, next);
   }
 }
 
@@ -181,10 +207,13 @@ class WrappedUpsampleConv extends Module {
   forward(x_BHWC: Tensor): Tensor {
     return this.conv.forward(x_BHWC);
   }
+  measured(x_BHWC: Tensor, norm: NormAhead): Measured {
+    return this.conv.measured(x_BHWC, norm);
+  }
 }
 
 /** Doubles both extents: nearest, then 3×3. */
-export class Upsample extends Module {
+export class Upsample extends Module implements Layer {
   private readonly conv: WrappedUpsampleConv;
   constructor(channels: number) {
     super();
@@ -192,6 +221,9 @@ export class Upsample extends Module {
   }
   forward(x_BHWC: Tensor): Tensor {
     return this.conv.forward(x_BHWC);
+  }
+  measured({ picture }: Measured, next?: Normalize): Measured {
+    return next ? this.conv.measured(picture, next.ahead) : { picture: this.forward(picture) };
   }
 
   /** `forward` of one picture in bands: of rows of x with their neighbours, of which the results are dropped. */

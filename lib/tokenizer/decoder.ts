@@ -1,12 +1,12 @@
 /** Sum of codes to picture. Source: Infinity, infinity/models/bsq_vae/flux_vqgan.py, Decoder. */
 import { Module, type Tap } from '../nn/module.js';
-import { recorder } from '../ops/record.js';
 import { statistic } from '../ops/run.js';
 import { cast } from '../ops/shape.js';
 import { dtypeBytes, scope, type Tensor } from '../tensor.js';
 import { BAND_BYTES, pictureLike } from './bands.js';
-import { Conv, convOfNormInBands, Normalize, type PassOptions, ResnetBlock, recomputed, Upsample } from './blocks.js';
+import { Conv, convOfNormInBands, Normalize, type PassOptions, ResnetBlock, Upsample } from './blocks.js';
 import type { AutoencoderConfig } from './config.js';
+import { type Layers, throughLayers } from './layers.js';
 
 interface Level {
   readonly index: number;
@@ -56,30 +56,25 @@ export class Decoder extends Module {
   }
 
   /** codes_BhwD -> image_BHWC, not clamped. */
-  forward(codes_BHWD: Tensor, tap?: Tap, { checkpointing = false }: PassOptions = {}): Tensor {
-    const step = (name: string, fn: () => Tensor): Tensor => {
-      const y = scope(fn);
-      tap?.(name, y);
-      return y;
-    };
+  forward(codes_BHWD: Tensor, tap?: Tap, options?: PassOptions): Tensor {
     return scope(() => {
-      let h_BHWC = step('conv_in', () => this.convIn.forward(cast(codes_BHWD, this.dtype)));
-      // At a megapixel, what waits for the end of the scope is gigabytes. A tape or an observer may hold it, though.
-      const early = !tap && !recorder();
-      const advance = (name: string, layer: { forward(x: Tensor): Tensor }): void => {
-        const before = h_BHWC;
-        const again = checkpointing && layer instanceof ResnetBlock;
-        h_BHWC = step(name, () => (again ? recomputed(layer, before) : layer.forward(before)));
-        if (early) before.dispose();
-      };
-      for (const [j, block] of this.mid.entries()) advance(`mid.block_${j + 1}`, block);
-      for (const { index, blocks, upsample } of this.up) {
-        for (const [j, block] of blocks.entries()) advance(`up.${index}.block.${j}`, block);
-        if (upsample) advance(`up.${index}.upsample`, upsample);
-      }
-      tap?.('norm_out', this.normOut.forward(h_BHWC));
-      return step('conv_out', () => cast(this.convOut.forward(this.normOut.swish(h_BHWC)), statistic(this)));
+      const h_BHWC = throughLayers(this.layers(), cast(codes_BHWD, this.dtype), this.normOut, tap, options);
+      tap?.('norm_out', this.normOut.forward(h_BHWC.picture));
+      const image_BHWC = cast(this.convOut.forward(this.normOut.swish(h_BHWC)), statistic(this));
+      tap?.('conv_out', image_BHWC);
+      return image_BHWC;
     });
+  }
+
+  private layers(): Layers {
+    const levels = this.up.flatMap(
+      ({ index, blocks, upsample }): Layers => [
+        ...blocks.map((block, j) => [`up.${index}.block.${j}`, block] as const),
+        ...(upsample ? [[`up.${index}.upsample`, upsample] as const] : []),
+      ],
+    );
+    const mid = this.mid.map((block, j) => [`mid.block_${j + 1}`, block] as const);
+    return [['conv_in', this.convIn], ...mid, ...levels];
   }
 
   /**

@@ -1,8 +1,9 @@
 /** Picture to features. Source: Infinity, infinity/models/bsq_vae/flux_vqgan.py, Encoder. */
 import { Module, type Tap } from '../nn/module.js';
 import { scope, type Tensor } from '../tensor.js';
-import { Conv, Downsample, Normalize, type PassOptions, ResnetBlock, recomputed } from './blocks.js';
+import { Conv, Downsample, Normalize, type PassOptions, ResnetBlock } from './blocks.js';
 import type { AutoencoderConfig } from './config.js';
+import { type Layers, throughLayers } from './layers.js';
 
 interface Level {
   readonly blocks: readonly ResnetBlock[];
@@ -44,24 +45,24 @@ export class Encoder extends Module {
   }
 
   /** image_BHWC in [-1, 1], extents multiples of patch_size -> features_BhwD. @param tap told every sub-module's output by its official name */
-  forward(image_BHWC: Tensor, tap?: Tap, { checkpointing = false }: PassOptions = {}): Tensor {
-    const through = (block: ResnetBlock, x: Tensor): Tensor =>
-      checkpointing ? recomputed(block, x) : block.forward(x);
-    const step = (name: string, fn: () => Tensor): Tensor => {
-      const y = scope(fn);
-      tap?.(name, y);
-      return y;
-    };
+  forward(image_BHWC: Tensor, tap?: Tap, options?: PassOptions): Tensor {
     return scope(() => {
-      let h_BHWC = step('conv_in', () => this.convIn.forward(image_BHWC));
-      for (const [level, { blocks, downsample }] of this.down.entries()) {
-        for (const [j, block] of blocks.entries())
-          h_BHWC = step(`down.${level}.block.${j}`, () => through(block, h_BHWC));
-        if (downsample) h_BHWC = step(`down.${level}.downsample`, () => downsample.forward(h_BHWC));
-      }
-      for (const [j, block] of this.mid.entries()) h_BHWC = step(`mid.block_${j + 1}`, () => through(block, h_BHWC));
-      tap?.('norm_out', this.normOut.forward(h_BHWC));
-      return step('conv_out', () => this.convOut.forward(this.normOut.swish(h_BHWC)));
+      const h_BHWC = throughLayers(this.layers(), image_BHWC, this.normOut, tap, options);
+      tap?.('norm_out', this.normOut.forward(h_BHWC.picture));
+      const features_BhwD = this.convOut.forward(this.normOut.swish(h_BHWC));
+      tap?.('conv_out', features_BhwD);
+      return features_BhwD;
     });
+  }
+
+  private layers(): Layers {
+    const levels = this.down.flatMap(
+      ({ blocks, downsample }, level): Layers => [
+        ...blocks.map((block, j) => [`down.${level}.block.${j}`, block] as const),
+        ...(downsample ? [[`down.${level}.downsample`, downsample] as const] : []),
+      ],
+    );
+    const mid = this.mid.map((block, j) => [`mid.block_${j + 1}`, block] as const);
+    return [['conv_in', this.convIn], ...levels, ...mid];
   }
 }

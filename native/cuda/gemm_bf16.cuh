@@ -3,6 +3,7 @@
 // that eight rows of a matrix meet every bank once.
 #pragma once
 #include "cuda/mma.cuh"
+#include "cuda/moments.cuh"
 #include "cuda/operands.cuh"
 #include "cuda/reduce.cuh"
 
@@ -144,6 +145,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   float* const slab = reinterpret_cast<float*>(stages) + warp * kFragment * kPitch;
   const auto finish = epilogue.select(work);
   const int group = lane / 4, pairOf = lane % 4 * 2;
+  constexpr bool kMoments = Epilogue::kMoments && Tile::kUnitRows % kMomentRows == 0;
+  constexpr int kOwnColumns = (Tile::kUnitColumns + kWarp - 1) / kWarp;
+  [[maybe_unused]] ColumnMoments moments[kOwnColumns] = {};
 #pragma unroll
   for (int i = 0; i < MI; ++i) {
     const int firstRow = work.row + unitRow + i * kFragment;
@@ -160,9 +164,22 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
       if (row < grid.rows && column < grid.columns) {
         Pack<float, W> out = loadPack<W>(slab + ofSlab * kPitch + ofUnit);
         finish(row, column, out.v);
+        if constexpr (kMoments) storePack(slab + ofSlab * kPitch + ofUnit, out);
       }
     }
     __syncwarp();
+    if constexpr (kMoments) {
+      const bool starts = i * kFragment % kMomentRows == 0, ends = (i + 1) * kFragment % kMomentRows == 0;
+#pragma unroll
+      for (int c = 0; c < kOwnColumns; ++c) {
+        const int ofUnit = c * kWarp + lane, column = work.column + unitColumn + ofUnit;
+        if (ofUnit >= Tile::kUnitColumns || firstRow >= grid.rows || column >= grid.columns) continue;
+#pragma unroll
+        for (int r = 0; r < kFragment; ++r) moments[c].add(slab[r * kPitch + ofUnit], starts && r == 0);
+        if (ends) finish.moments(firstRow + kFragment - kMomentRows, column, moments[c]);
+      }
+      __syncwarp();
+    }
     if constexpr (Epilogue::kRowSums) {
       if (sumsRows(i) && lane % 4 == 0) {
         if (firstRow + group < grid.rows) finish.rowSum(firstRow + group, rowSum[i / across][0]);

@@ -1,6 +1,7 @@
 // Products in f32: every term is a fused multiply-add, so the accuracy is that of a plain sum in f32. Chunks travel
 // from memory to registers while the stage before is multiplied, and lie in shared memory as [k][m].
 #pragma once
+#include "cuda/moments.cuh"
 #include "cuda/operands.cuh"
 
 namespace infinity::cuda {
@@ -151,6 +152,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     }
   }
 
+  constexpr bool kMoments = Epilogue::kMoments && Tile::kRows % kMomentRows == 0;
   const auto finish = epilogue.select(work);
 #pragma unroll
   for (int i = 0; i < TM; ++i) {
@@ -164,9 +166,40 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 #pragma unroll
       for (int e = 0; e < OwnColumns::kPack; ++e) out[e] = sum[i][j + e];
       finish(row, column, out);
+      if constexpr (kMoments) {
+#pragma unroll
+        for (int e = 0; e < OwnColumns::kPack; ++e) sum[i][j + e] = out[e];
+      }
     }
     if constexpr (Epilogue::kRowSums) {
       if (sumRows && unitColumn == i) finish.rowSum(row, rowSum);
+    }
+  }
+  if constexpr (kMoments) {
+    // Through shared memory, a slab of rows at a time: each thread goes down a column.
+    constexpr int kSlab = 16;
+    static_assert(kSlab * Tile::kColumns <= Tile::kDepth * StageA::kPitch * 2, "fits");
+    static_assert(Tile::kColumns <= Tile::kThreads, "a thread for each column");
+    float* const slab = sharedA[0];
+    const int ofTile = static_cast<int>(threadIdx.x), column = work.column + ofTile;
+    ColumnMoments moments = {};
+#pragma unroll 1
+    for (int first = 0; first < Tile::kRows; first += kSlab) {
+      __syncthreads();
+#pragma unroll
+      for (int i = 0; i < TM; ++i) {
+        const int ofSlab = OwnRows::at(unitRow, i) - first;
+        if (ofSlab < 0 || ofSlab >= kSlab) continue;
+#pragma unroll
+        for (int j = 0; j < TN; ++j) slab[ofSlab * Tile::kColumns + OwnColumns::at(unitColumn, j)] = sum[i][j];
+      }
+      __syncthreads();
+      if (ofTile >= Tile::kColumns || work.row + first >= grid.rows || column >= grid.columns) continue;
+#pragma unroll
+      for (int r = 0; r < kSlab; ++r)
+        moments.add(slab[r * Tile::kColumns + ofTile], r == 0 && first % kMomentRows == 0);
+      const int end = first + kSlab;
+      if (end % kMomentRows == 0) finish.moments(work.row + end - kMomentRows, column, moments);
     }
   }
 }

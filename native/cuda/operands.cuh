@@ -176,7 +176,7 @@ inline bool inQuads(const TensorView& t, int64_t columns) {
 // Partial results of pieces, or a whole result when there is one piece, [piece, rows, columns] in f32; and the sums of
 // A's rows beside them, [piece, rows].
 struct PartialSums {
-  static constexpr bool kRowSums = true;
+  static constexpr bool kRowSums = true, kMoments = false;
   float* data;
   float* rowSums;
   int rows, columns;

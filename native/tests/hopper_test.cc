@@ -46,7 +46,7 @@ double element(const Matrix& of, int m, int k, int rows, int sums) {
 }
 
 struct Finished {
-  static constexpr bool kRowSums = false;
+  static constexpr bool kRowSums = false, kMoments = false;
   Floats y;
   int columns;
   __device__ const Finished& select(const BlockWork&) const { return *this; }

@@ -130,6 +130,68 @@ void everyLayoutIsRight() {
   }
 }
 
+// Leaves results and their moments, [run][mean, squared deviations][columns].
+struct Measured {
+  static constexpr bool kRowSums = false, kMoments = true;
+  float *results, *runs;
+  int columns;
+
+  const Measured& select(const BlockWork&) const { return *this; }
+  template <int W>
+  void operator()(int row, int column, float (&v)[W]) const {
+    for (int i = 0; i < W; ++i) {
+      v[i] = toFloat(fromFloat<bf16>(v[i]));
+      if (column + i < columns) results[row * columns + column + i] = v[i];
+    }
+  }
+  void moments(int row, int column, const ColumnMoments& of) const {
+    EXPECT(row % kMomentRows == 0 && column < columns);
+    float* to = runs + row / kMomentRows * 2 * columns + column;
+    EXPECT(std::isnan(to[0]));  // left once
+    to[0] = of.mean();
+    to[columns] = of.deviation();
+  }
+};
+
+template <class T>
+void everyTileMeasuresAlike() {
+  using Tiles = TilesFor<T>;
+  const int sizes[][3] = {{32, 1, 24}, {96, 33, 40}, {160, 260, 8}};
+  for (const auto& [rows, columns, sums] : sizes) {
+    const auto a = drawn<T>(int64_t{rows} * sums), b = drawn<T>(int64_t{columns} * sums);
+    const ProductShape shape = {rows, columns, sums, 1, kMomentRows};
+    std::vector<float> first;
+    for (int tile = 0; tile < Tiles::kCount; ++tile) {
+      if (Tiles::kFacts[tile].rows % kMomentRows != 0) continue;
+      ProductPlan plan = planProduct<Tiles>(shape, kH200);
+      EXPECT(plan.tile.rows % kMomentRows == 0);
+      plan.tile = Tiles::kFacts[tile];
+      plan.index = tile;
+      std::vector<float> results(static_cast<size_t>(rows) * columns, NAN);
+      std::vector<float> runs(static_cast<size_t>(rows / kMomentRows) * 2 * columns, NAN);
+      std::atomic<uint64_t> launches{0};
+      KernelArgs call{};
+      call.launches = &launches;
+      launchProduct(call, "product", shape, plan, matrixRows<T>(a.data(), rows, sums),
+                    matrixRows<T>(b.data(), columns, sums), Measured{results.data(), runs.data(), columns});
+      if (first.empty()) first = runs;
+      EXPECT(!std::memcmp(first.data(), runs.data(), runs.size() * sizeof(float)));
+      for (int run = 0; run < rows / kMomentRows; ++run) {
+        for (int n = 0; n < columns; ++n) {
+          const float* column = results.data() + run * kMomentRows * columns + n;
+          double mean = 0, deviation = 0;
+          for (int r = 0; r < kMomentRows; ++r) mean += column[r * columns] / double{kMomentRows};
+          for (int r = 0; r < kMomentRows; ++r)
+            deviation += (column[r * columns] - mean) * (column[r * columns] - mean);
+          const float* got = runs.data() + run * 2 * columns + n;
+          EXPECT(std::abs(got[0] - mean) <= 0x1p-20 * std::sqrt(deviation));
+          EXPECT(std::abs(got[columns] - deviation) <= 0x1p-18 * deviation);
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -137,4 +199,6 @@ int main() {
   everyLayoutIsRight<float, float>();
   everyLayoutIsRight<float, bf16>();
   everyLayoutIsRight<bf16, bf16>();
+  everyTileMeasuresAlike<float>();
+  everyTileMeasuresAlike<bf16>();
 }

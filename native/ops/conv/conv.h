@@ -16,6 +16,16 @@ struct WinogradParams {
   uint32_t padTop, padLeft;
 };
 
+// The group norm that follows.
+struct NormAhead {
+  uint32_t groups;
+  float eps;
+};
+struct ConvStatsParams {
+  ConvParams conv;
+  NormAhead norm;
+};
+
 namespace {
 
 constexpr ConvParams kThreeByThree = {3, 3, 1, 1, 1};

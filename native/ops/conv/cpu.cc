@@ -2,6 +2,7 @@
 #include "cpu/kernel.h"
 #include "cpu/winograd.h"
 #include "ops/conv/conv.h"
+#include "ops/conv/cpu_stats.h"
 
 namespace infinity::INFINITY_ISA {
 namespace {
@@ -312,6 +313,10 @@ void upsampleConv2dBackwardWeightReferenceKernel(const KernelArgs& a) {
 
 }  // namespace
 INFINITY_KERNEL(conv2d, conv2dKernel, conv2dReferenceKernel, conv2dPlan);
+INFINITY_KERNEL(conv2d_add, (convAddKernel<float, conv2dKernel>), (convAddKernel<double, conv2dReferenceKernel>),
+                conv2dPlan);
+INFINITY_KERNEL(conv2d_stats, (convStatsKernel<float, conv2dKernel>), (convStatsKernel<double, conv2dReferenceKernel>),
+                conv2dPlan);
 INFINITY_KERNEL(conv2d_packed, conv2dPackedKernel, conv2dReferenceKernel, conv2dPlan);
 INFINITY_KERNEL(conv2d_winograd, conv2dWinogradKernel, conv2dWinogradReferenceKernel, winogradPlan<WinogradF4>);
 INFINITY_KERNEL(pack_conv2d, packConv2dKernel, packReferenceKernel, nullptr);
@@ -320,6 +325,8 @@ INFINITY_KERNEL(conv2d_backward_input, conv2dBackwardInputKernel, conv2dBackward
 INFINITY_KERNEL(conv2d_backward_weight, conv2dBackwardWeightKernel, conv2dBackwardWeightReferenceKernel,
                 conv2dBackwardWeightPlan);
 INFINITY_KERNEL(upsample_conv2d, upsampleConv2dKernel, upsampleConv2dReferenceKernel, upsamplePlan);
+INFINITY_KERNEL(upsample_conv2d_stats, (upsampleStatsKernel<float, upsampleConv2dKernel>),
+                (upsampleStatsKernel<double, upsampleConv2dReferenceKernel>), upsamplePlan);
 INFINITY_KERNEL(upsample_conv2d_packed, upsampleConv2dPackedKernel, upsampleConv2dReferenceKernel, upsamplePlan);
 INFINITY_KERNEL(upsample_conv2d_winograd, upsampleConv2dWinogradKernel, upsampleConv2dReferenceKernel,
                 winogradPlan<WinogradUpsample>);

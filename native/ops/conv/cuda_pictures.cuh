@@ -1,6 +1,7 @@
 // Pictures [B, H, W, C] as operands and results of matrix products, without a matrix of neighbourhoods: positions of a
 // grid are the product's rows (or the terms of its sum), taps and channels its terms (or columns).
 #pragma once
+#include "cuda/moments.cuh"
 #include "cuda/operands.cuh"
 #include "cuda/walk.cuh"
 #include "ops/conv/conv.h"
@@ -155,20 +156,22 @@ NeighbourhoodColumns<T> neighbourhoodColumns(const TensorView& t, const PixelGri
   return {t, grid, taps, tapColumns, inChunks<T>(t.as<T>(), t.cols())};
 }
 
-// Sums of a position leave for its pixel, with the bias of their channel.
+// Sums of a position leave for its pixel, with the bias of their channel and what the residual has there.
 struct PixelEpilogue {
-  static constexpr bool kRowSums = false;
+  static constexpr bool kRowSums = false, kMoments = false;
   PictureOf<void> picture;
   PixelGrid grid;
-  Floats y, bias;
+  Floats y, bias, residual;
   bool whole;
 
-  PixelEpilogue(const TensorView& y, const PixelGrid& grid, const TensorView& bias)
+  PixelEpilogue(const TensorView& y, const PixelGrid& grid, const TensorView& bias, const TensorView& residual)
       : picture(y),
         grid(grid),
         y(floatsOf(y)),
         bias(floatsOf(bias)),
-        whole(inQuads(y, y.cols()) && (!bias || inQuads(bias, y.cols()))) {}
+        residual(floatsOf(residual)),
+        whole(inQuads(y, y.cols()) && (!bias || inQuads(bias, y.cols())) &&
+              (!residual || inQuads(residual, y.cols()))) {}
 
   __device__ __forceinline__ PixelEpilogue select(const BlockWork& work) const {
     PixelEpilogue selected = *this;
@@ -179,13 +182,55 @@ struct PixelEpilogue {
   __device__ __forceinline__ void operator()(int row, int column, float (&v)[W]) const {
     const PixelGrid::Pixel p = grid.at(row);
     const int n = picture.channels - column;
+    const int64_t at = picture.offset(p.picture, p.y, p.x) + column;
+    float by[W];
     if (bias) {
-      float by[W];
       bias.read(column, whole, n, by);
 #pragma unroll
       for (int i = 0; i < W; ++i) v[i] += by[i];
     }
-    y.write(picture.offset(p.picture, p.y, p.x) + column, whole, n, v);
+    if (residual) {
+      residual.read(at, whole, n, by);
+#pragma unroll
+      for (int i = 0; i < W; ++i) v[i] += by[i];
+    }
+    y.write(at, whole, n, v);
+  }
+};
+
+// The same, and the moments of what was stored: [sample][part][run of rows][mean, squared deviations][channels]. A
+// picture's positions are whole runs.
+struct MeasuredPixels : PixelEpilogue {
+  static constexpr bool kMoments = true;
+  float* rows;
+  Divisor<uint32_t> runs;  // of a picture in each part
+  int parts, part = 0;
+
+  MeasuredPixels(const PixelEpilogue& pixels, float* rows, int64_t runs, int64_t parts)
+      : PixelEpilogue(pixels), rows(rows), runs(runs), parts(static_cast<int>(parts)) {}
+
+  __device__ __forceinline__ MeasuredPixels select(const BlockWork& work) const {
+    MeasuredPixels selected = *this;
+    selected.grid.shift(work.part);
+    selected.part = work.part;
+    return selected;
+  }
+  template <int W>
+  __device__ __forceinline__ void operator()(int row, int column, float (&v)[W]) const {
+    PixelEpilogue::operator()(row, column, v);
+    if (!y.half) return;
+#pragma unroll
+    for (int i = 0; i < W; ++i) v[i] = toFloat(fromFloat<bf16>(v[i]));
+  }
+  __device__ __forceinline__ void moments(int row, int column, const ColumnMoments& of) const {
+    const int run = row / kMomentRows, sample = static_cast<int>(runs.divide(static_cast<uint32_t>(run)));
+    const int inPart = run - sample * static_cast<int>(runs.value);
+    float* const to =
+        rows +
+        static_cast<int64_t>((sample * parts + part) * static_cast<int>(runs.value) + inPart) * 2 * picture.channels +
+        column;
+    to[0] = of.mean();
+    to[picture.channels] = of.deviation();
   }
 };
 

@@ -8,7 +8,7 @@ namespace {
 
 // What happens to a finished sum, in the order of the definition: bias, GELU, gate, residual; each may be missing.
 struct LinearEpilogue {
-  static constexpr bool kRowSums = false;
+  static constexpr bool kRowSums = false, kMoments = false;
   Floats y, bias, residual, gate;
   int columns, rowsPerGate;
   bool gelu, whole;
