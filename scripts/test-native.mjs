@@ -47,7 +47,10 @@ function runOpTests(tree) {
   const compiler = process.env.CXX ?? 'g++';
   const runtime = (name) => spawnSync(compiler, [`-print-file-name=${name}`], { encoding: 'utf8' }).stdout.trim();
   const mocha = createRequire(import.meta.url).resolve('mocha/bin/mocha.js');
-  const onCards = ['test/core/card_memory.test.ts', 'test/transformer/bf16.test.ts', 'test/pipeline/card.test.ts'];
+  const onCards = [
+    ...['test/core/card_memory.test.ts', 'test/tokenizer/measured.test.ts', 'test/pipeline/card.test.ts'],
+    ...['test/transformer/bf16.test.ts', 'test/transformer/block_commands.test.ts'],
+  ];
   return run(process.execPath, [mocha, '--timeout', '120000', 'test/ops', ...onCards], {
     LD_PRELOAD: `${runtime('libasan.so')} ${runtime('libstdc++.so')}`,
     // Node itself frees little at exit.

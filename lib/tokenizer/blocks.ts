@@ -8,7 +8,6 @@ import { ones, zeros } from '../nn/init.js';
 import { Module } from '../nn/module.js';
 import { attention } from '../ops/attention.js';
 import type { Measured, NormAhead } from '../ops/conv.js';
-import { add } from '../ops/elementwise.js';
 import { groupNorm, groupNormApply, groupNormStats } from '../ops/norm.js';
 import { reshape, writeSlice } from '../ops/shape.js';
 import { checkpoint } from '../tape.js';
@@ -266,6 +265,6 @@ export class AttnBlock extends Module {
       heads: 1,
       scale: 1 / Math.sqrt(this.channels),
     });
-    return add(x_BHWC, this.projOut.forward(reshape(o_BLC, [B, H, W, C])));
+    return this.projOut.forward(reshape(o_BLC, [B, H, W, C]), { residual: x_BHWC });
   }
 }
