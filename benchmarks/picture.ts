@@ -4,6 +4,7 @@ import { scope, type Tensor } from '../lib/tensor.js';
 import type { Decoder } from '../lib/tokenizer/decoder.js';
 import type { ScaleSchedule } from '../lib/tokenizer/schedule.js';
 import type { InfinityTransformer } from '../lib/transformer/infinity.js';
+import type { Recordings } from '../lib/transformer/recordings.js';
 import { sampleScales } from '../lib/transformer/sampler.js';
 import type { TextFeatures } from '../lib/transformer/text.js';
 import { elapsed } from './harness.js';
@@ -14,6 +15,8 @@ export interface PictureParts {
   readonly decoder: Decoder;
   readonly text: TextFeatures;
   readonly schedule: ScaleSchedule;
+  /** As the pipeline has them on a card. */
+  readonly recordings?: Recordings;
 }
 
 /** Told the seconds of a stage when it is over. */
@@ -27,12 +30,13 @@ export function scaleStage(schedule: ScaleSchedule, k: number): string {
 
 /** The transformer's scales up to the sum of all codes. The time of a scale is that between its events. */
 export async function drawScales(
-  { transformer, text, schedule }: PictureParts,
+  { transformer, text, schedule, recordings }: PictureParts,
   observe?: StageObserver,
 ): Promise<Tensor> {
   const images = [{ seed: 1, image: 0 }];
   let before = performance.now();
-  for await (const { scale, sum_BHWd } of sampleScales(transformer, { text, schedule, images, guidance: 3 })) {
+  const request = { text, schedule, images, guidance: 3, recordings };
+  for await (const { scale, sum_BHWd } of sampleScales(transformer, request)) {
     const now = performance.now();
     observe?.(scaleStage(schedule, scale), (now - before) / 1e3);
     before = now;

@@ -1,6 +1,14 @@
 /** A device: one in-order queue, its memory and its cancel tokens. */
 import { InfinityError, invalidArgument } from './errors.js';
-import { cudaLibrary, type NativeAddon, type NativeStats, native, TokenAction, toInfinityError } from './native.js';
+import {
+  cudaLibrary,
+  type NativeAddon,
+  type NativeStats,
+  native,
+  ProgramAction,
+  TokenAction,
+  toInfinityError,
+} from './native.js';
 
 /** The processor, or an NVIDIA card. */
 export type DeviceKind = 'cpu' | 'cuda';
@@ -38,6 +46,17 @@ const MAX_PARAMS = 64;
 /** Words of the submission buffer: head, operands of rank 6, parameters. */
 const SUBMIT_WORDS = 5 + MAX_OPERANDS * 11 + MAX_PARAMS;
 
+/** Memory whose lifetime is counted. @internal */
+export interface CountedMemory {
+  retain(): unknown;
+  release(): void;
+}
+
+/** The memory of a program that is being recorded: what it takes is its own, what it reads besides stays alive with it. @internal */
+export interface ProgramMemory {
+  hold(memory: CountedMemory): void;
+}
+
 /** Groups the commands of one request, so that they can be cancelled together. */
 export class CancelToken {
   private released = false;
@@ -74,6 +93,7 @@ export class Device {
   private readonly id: number;
   private open = true;
   private currentToken = 0;
+  private writing: { readonly program: number; readonly memory: ProgramMemory } | undefined;
 
   private constructor(
     readonly kind: DeviceKind,
@@ -172,14 +192,55 @@ export class Device {
     return new CancelToken(this, this.tokenCall(TokenAction.create, 0));
   }
 
-  /** Commands that `fn` submits, synchronously, belong to `token`; with null to nobody, so that nothing cancels them. */
+  /**
+   * Commands that `fn` submits, synchronously, belong to `token`; with null to nobody, so that nothing cancels them and no
+   * program that is being recorded takes them in.
+   */
   withToken<T>(token: CancelToken | null, fn: () => T): T {
+    if (!token && this.writing) return this.outsideOf(this.writing, () => this.withToken(null, fn));
     const previous = this.currentToken;
     this.currentToken = token?.id ?? 0;
     try {
       return fn();
     } finally {
       this.currentToken = previous;
+    }
+  }
+
+  /** @internal The memory of the program that takes in what is submitted now. */
+  get recording(): ProgramMemory | undefined {
+    return this.writing?.memory;
+  }
+
+  /** @internal What `fn` submits, synchronously, becomes part of a program instead of being run. */
+  recordInto<T>(program: number, memory: ProgramMemory, fn: () => T): T {
+    this.programCall(ProgramAction.enter, program);
+    this.writing = { program, memory };
+    try {
+      return fn();
+    } finally {
+      this.writing = undefined;
+      this.programCall(ProgramAction.leave, 0);
+    }
+  }
+
+  private outsideOf<T>(writing: { readonly program: number; readonly memory: ProgramMemory }, fn: () => T): T {
+    this.writing = undefined;
+    this.programCall(ProgramAction.leave, 0);
+    try {
+      return fn();
+    } finally {
+      this.programCall(ProgramAction.enter, writing.program);
+      this.writing = writing;
+    }
+  }
+
+  /** @internal */
+  programCall(action: number, id: number): number {
+    try {
+      return this.addon.program(this.live(), action, id, this.currentToken);
+    } catch (error) {
+      throw toInfinityError(error);
     }
   }
 
@@ -214,7 +275,11 @@ export class Device {
 
   /** @internal */
   upload(handle: number, offset: number, bytes: Uint8Array): void {
-    this.addon.upload(this.live(), this.currentToken, handle, offset, bytes);
+    try {
+      this.addon.upload(this.live(), this.currentToken, handle, offset, bytes);
+    } catch (error) {
+      throw toInfinityError(error);
+    }
   }
 
   /** @internal */

@@ -66,6 +66,9 @@ export class InfinityError extends Error {
   }
 }
 
+export const isOutOfMemory = (error: unknown): boolean =>
+  error instanceof InfinityError && error.code === 'OUT_OF_MEMORY';
+
 /** Short, safe rendering of a refused value for a message. */
 export function describe(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value.length > 80 ? `${value.slice(0, 77)}...` : value);

@@ -38,6 +38,9 @@ export interface NativeCapabilities {
 /** What `NativeAddon.token` does. */
 export const TokenAction = { create: 0, cancel: 1, release: 2 } as const;
 
+/** What `NativeAddon.program` does. */
+export const ProgramAction = { create: 0, enter: 1, leave: 2, run: 3, release: 4, bytes: 5 } as const;
+
 /** What a device is opened with; `library` is the path of the CUDA backend. */
 export interface NativeDeviceOptions {
   readonly kind: 'cpu' | 'cuda';
@@ -51,7 +54,7 @@ export interface NativeDeviceOptions {
   readonly dry?: boolean | undefined;
 }
 
-/** The functions of native/addon.cc. Devices, tokens and tensors are numbers. */
+/** The functions of native/addon.cc. Devices, tokens, programs and tensors are numbers. */
 export interface NativeAddon {
   open(words: Uint32Array, options: NativeDeviceOptions): number;
   close(device: number): void;
@@ -62,6 +65,7 @@ export interface NativeAddon {
   read(device: number, token: number, handle: number, offset: number, into: Uint8Array): Promise<void>;
   sync(device: number, token: number): Promise<void>;
   token(device: number, action: number, id: number): number;
+  program(device: number, action: number, id: number, token: number): number;
   trim(device: number): void;
   stats(device: number, resetPeak: boolean): NativeStats;
   decisions(device: number): string;

@@ -2,6 +2,7 @@
 import { setImmediate } from 'node:timers/promises';
 import type { CancelToken, Device } from './device.js';
 import { InfinityError } from './errors.js';
+import type { Program } from './program.js';
 import { scope, unscoped } from './tensor.js';
 
 /** Milliseconds of submitting after which other events have their turn. */
@@ -11,6 +12,7 @@ const TURN_MS = 1;
 export class Submission {
   private stopped = false;
   private turn = performance.now();
+  private program: Program | undefined;
 
   constructor(
     private readonly device: Device,
@@ -24,7 +26,19 @@ export class Submission {
       this.turn = performance.now();
     }
     if (this.stopped) throw new InfinityError('ABORTED', 'The request was given up.');
-    return this.device.withToken(this.token, () => unscoped(() => scope(fn)));
+    const { program } = this;
+    const submit = program ? () => program.record(fn) : fn;
+    return this.device.withToken(this.token, () => unscoped(() => scope(submit)));
+  }
+
+  /** Parts that `fn` submits become a program instead of being run. */
+  async into<T>(program: Program, fn: () => Promise<T>): Promise<T> {
+    this.program = program;
+    try {
+      return await fn();
+    } finally {
+      this.program = undefined;
+    }
   }
 
   /** Nothing more is submitted. */

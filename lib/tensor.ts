@@ -2,7 +2,7 @@
  * Tensors and their lifetime. A tensor is contiguous and row-major; `reshape` and `slice0` are views. Memory is counted:
  * `scope` drops what was made inside it, a tape holds what it needs, everything else belongs to whoever made it.
  */
-import { Device } from './device.js';
+import { Device, type ProgramMemory } from './device.js';
 import { InfinityError, invalidArgument } from './errors.js';
 
 export type DType = 'f32' | 'f64' | 'bf16' | 'i32' | 'u8';
@@ -24,10 +24,19 @@ export function sizeOf(shape: Shape): number {
 /** A block of device memory, shared by a tensor and its views. A handle of 0 is memory that has not been taken yet. */
 class Storage {
   private owners = 1;
+  /** Of the program that it was made in, if it was. */
+  private readonly home: ProgramMemory | undefined;
   constructor(
     readonly device: Device,
     public handle: number,
-  ) {}
+  ) {
+    this.home = device.recording;
+  }
+  /** A command that is being submitted uses it. */
+  used(): void {
+    const { recording } = this.device;
+    if (recording && recording !== this.home) recording.hold(this);
+  }
   retain(): this {
     this.owners++;
     return this;
@@ -108,6 +117,7 @@ export class Tensor {
   get handle(): number {
     if (this.owners <= 0) disposed();
     if (this.storage.handle === 0) unwritten(this.shape);
+    this.storage.used();
     return this.storage.handle;
   }
   /** False until the first `write` of a declared tensor. */

@@ -199,6 +199,35 @@ Napi::Value TokenCall(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), id);
 }
 
+// program(device, action: 0 new | 1 enter | 2 leave | 3 run | 4 release | 5 bytes of its memory, id, token) -> number.
+// New: `id` is one to share memory with, or 0; the new one's is returned.
+Napi::Value ProgramCall(const Napi::CallbackInfo& info) {
+  OpenDevice& d = device(info);
+  const uint32_t id = word(info, 2);
+  double result = 0;
+  switch (word(info, 1)) {
+    case 0:
+      result = d.device->newProgram(id);
+      break;
+    case 1:
+      d.device->enterProgram(id);
+      break;
+    case 2:
+      d.device->leaveProgram();
+      break;
+    case 3:
+      d.device->runProgram(word(info, 3), id);
+      break;
+    case 4:
+      d.device->releaseProgram(id);
+      break;
+    default:
+      result = static_cast<double>(d.device->programBytes(id));
+      break;
+  }
+  return Napi::Number::New(info.Env(), result);
+}
+
 // trim(device): waits for the queue and gives cached memory back to the system
 Napi::Value Trim(const Napi::CallbackInfo& info) {
   OpenDevice& d = device(info);
@@ -268,6 +297,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("read", guarded<Read>);
   add("sync", guarded<Sync>);
   add("token", guarded<TokenCall>);
+  add("program", guarded<ProgramCall>);
   add("trim", guarded<Trim>);
   add("stats", guarded<Stats>);
   add("decisions", guarded<Decisions>);

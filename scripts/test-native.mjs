@@ -48,8 +48,9 @@ function runOpTests(tree) {
   const runtime = (name) => spawnSync(compiler, [`-print-file-name=${name}`], { encoding: 'utf8' }).stdout.trim();
   const mocha = createRequire(import.meta.url).resolve('mocha/bin/mocha.js');
   const onCards = [
-    ...['test/core/card_memory.test.ts', 'test/tokenizer/measured.test.ts', 'test/pipeline/card.test.ts'],
+    ...['test/core/card_memory.test.ts', 'test/core/program.test.ts', 'test/tokenizer/measured.test.ts'],
     ...['test/transformer/bf16.test.ts', 'test/transformer/block_commands.test.ts'],
+    ...['test/transformer/recordings.test.ts', 'test/pipeline/card.test.ts'],
   ];
   return run(process.execPath, [mocha, '--timeout', '120000', 'test/ops', ...onCards], {
     LD_PRELOAD: `${runtime('libasan.so')} ${runtime('libstdc++.so')}`,

@@ -11,6 +11,7 @@ import { Autoencoder } from '../../lib/tokenizer/autoencoder.js';
 import { officialAutoencoderConfig } from '../../lib/tokenizer/config.js';
 import type { Decoder } from '../../lib/tokenizer/decoder.js';
 import { InfinityTransformer } from '../../lib/transformer/infinity.js';
+import { Recordings } from '../../lib/transformer/recordings.js';
 import { type CardOptions, elapsed, milliseconds, type Row, round, summarize, timeInTurns } from '../harness.js';
 import { decodePicture, drawPicture, drawScales, type PictureParts, scaleStage } from '../picture.js';
 import { type Cases, casesOf, FASTEST, modelConfig, squareSchedule, textConfig } from './cases.js';
@@ -49,6 +50,7 @@ function networksOf(device: Device, cases: Cases, short: boolean): Networks {
 }
 
 const WHOLE = 'text encoder, transformer and decoder';
+const SUBMITTED = 'transformer, commands submitted one by one';
 
 /** What every stage must do at least, one part behind the other. */
 async function worksOf(parts: PictureParts, text: Work, sum: Tensor): Promise<ReadonlyMap<string, readonly Work[]>> {
@@ -58,6 +60,7 @@ async function worksOf(parts: PictureParts, text: Work, sum: Tensor): Promise<Re
   return new Map<string, readonly Work[]>([
     ...scales.map((work, k) => [scaleStage(schedule, k), [work]] as const),
     ['transformer', scales],
+    [SUBMITTED, scales],
     ['decoder', [decoder]],
     ['transformer and decoder', [...scales, decoder]],
     [WHOLE, [text, ...scales, decoder]],
@@ -95,6 +98,8 @@ async function* stages(
     const seconds = await elapsed(fromPrompt);
     if (i >= 0) note(WHOLE, seconds);
   }
+  const submitted = { ...parts, recordings: undefined };
+  for (let i = 0; i < rounds; i++) note(SUBMITTED, await elapsed(async () => (await drawScales(submitted)).dispose()));
   for (const [stage, seconds] of times) {
     const timing = summarize(seconds);
     const work = works.get(stage)!;
@@ -132,10 +137,12 @@ async function* drawn(
       ...againstFloor(textWork(textEncoder.config, ids.length), time!, ceilings),
     };
   }
+  // As the pipeline has them on a card.
+  const recordings = new Recordings(transformer);
   for (const { name, scales } of cases.pictures) {
     const title = `${cases.model.size} ${name}`;
     if (!title.includes(filter)) continue;
-    const parts = { device, transformer, decoder, text, schedule: squareSchedule(scales) };
+    const parts = { device, transformer, decoder, text, schedule: squareSchedule(scales), recordings };
     yield* stages(title, { parts, ids, textEncoder }, { rounds, warmUps, ceilings });
   }
   text.kv_NCt.dispose();

@@ -3,7 +3,7 @@
  * infinity/models/bsq_vae/multiscale_bsq.py (indices_to_codes).
  */
 import type { Tensor } from '../tensor.js';
-import { type BitSampleOptions, bitChoice } from './bits.js';
+import { type BitSampleOptions, withChoice } from './bits.js';
 import { checkShapes, isFloat } from './check.js';
 import { Op } from './generated.js';
 import { refuseGradient } from './record.js';
@@ -54,19 +54,17 @@ export function bitHeadSample(x: Tensor, head: Tensor, bias: Tensor | null, opti
     !bias || (bias.rank === 1 && bias.size === d && (bias.dtype === x.dtype || bias.dtype === statistic(x)));
   checkShapes(op, biased, `a bias [${d}]`, bias);
   const shape = [B, x.shape[1]!, d];
-  const { operands, params } = bitChoice(op, options, shape);
   refuseGradient(op, [x, head, bias]);
   const unless = (given: boolean, spec: OutputSpec): OutputSpec => (given ? spec : { dtype: 'u8', shape: [1] });
-  const [bits, prob0, bytes, codes] = run(
-    Op.bitHeadSample,
-    [x, head, bias, ...operands],
-    [
-      { dtype: 'u8', shape },
-      unless(probabilities, { dtype: statistic(x), shape }),
-      unless(packed, { dtype: 'u8', shape: [B, shape[1]!, Math.ceil(d / 8)] }),
-      unless(codeBits > 0, shaped(x, shape)),
-    ],
-    [...params, codeBits],
+  const outputs: OutputSpec[] = [
+    { dtype: 'u8', shape },
+    unless(probabilities, { dtype: statistic(x), shape }),
+    unless(packed, { dtype: 'u8', shape: [B, shape[1]!, Math.ceil(d / 8)] }),
+    unless(codeBits > 0, shaped(x, shape)),
+  ];
+  const greedy = Number(options.topK === 1);
+  const [bits, prob0, bytes, codes] = withChoice(op, options, { bits: shape, device: x.device }, (operands, counter) =>
+    run(Op.bitHeadSample, [x, head, bias, ...operands], outputs, [greedy, ...counter, codeBits]),
   );
   const kept = (given: boolean, y: Tensor): Tensor | null => {
     if (!given) y.dispose();

@@ -17,13 +17,21 @@ import { like, run, shaped, statistic } from './run.js';
  */
 export type UniformSource = Tensor | { readonly keys: Tensor; readonly scale: number };
 
-/** Philox keys i32 [B, 3] (seed low, seed high, image), one row an image. */
-export function drawKeys(
-  images: readonly { readonly seed: number | bigint; readonly image: number }[],
-  device: Device = Device.default(),
-): Tensor {
+/** What an image's draws are keyed by. */
+export interface DrawKey {
+  readonly seed: number | bigint;
+  readonly image: number;
+}
+
+/** Philox keys as the ops read them, [B, 3]: seed low, seed high, image. */
+export function keyRows(images: readonly DrawKey[]): Int32Array {
   const words = Uint32Array.from(images.flatMap(({ seed, image }) => [...seedWords(seed), image]));
-  return Tensor.from(new Int32Array(words.buffer), [images.length, 3], 'i32', device);
+  return new Int32Array(words.buffer);
+}
+
+/** Philox keys i32 [B, 3] on the device, one row an image. */
+export function drawKeys(images: readonly DrawKey[], device: Device = Device.default()): Tensor {
+  return Tensor.from(keyRows(images), [images.length, 3], 'i32', device);
 }
 
 /** The operands draws, keys and the parameter scale of a random op; draws have the shape of the bits. */
@@ -72,43 +80,64 @@ export function unpackBits(packed: Tensor, d: number): Tensor {
   return run(Op.unpackBits, [packed], [shaped(packed, [...packed.shape.slice(0, -1), d])])[0]!;
 }
 
-/** How a bit is chosen from its logits. */
-export interface BitSampleOptions {
+/** What a draw depends on besides its logits, in numbers. */
+export interface SampleChoice {
   /** guided = guidance * conditional + (1 - guidance) * unconditional; without unconditional logits it has no effect. */
-  readonly guidance?: number;
+  readonly guidance?: number | undefined;
   /** Temperature that divides the logits. */
-  readonly tau?: number;
-  /** 1 is greedy: the larger logit wins, value 0 a tie, and nothing is drawn. With two values 0 and 2 or more do nothing. */
-  readonly topK?: number;
+  readonly tau?: number | undefined;
   /** The less likely value is dropped when its probability is at most 1 - topP; 0 switches this off. */
-  readonly topP?: number;
+  readonly topP?: number | undefined;
+}
+
+/**
+ * Choices as the ops read them, f32 [n, 3]: recorded commands then run with whatever the tensor holds.
+ * @throws InfinityError INVALID_ARGUMENT
+ */
+export function choiceRows(choices: readonly SampleChoice[]): Float32Array {
+  return Float32Array.from(
+    choices.flatMap(({ guidance = 1, tau = 1, topP = 0 }) => {
+      if (!Number.isFinite(guidance)) invalidArgument('guidance', 'a finite number', guidance);
+      if (!(tau > 0 && Number.isFinite(tau))) invalidArgument('tau', 'a positive number', tau);
+      if (!(topP >= 0 && topP <= 1)) invalidArgument('topP', 'a probability from 0 to 1', topP);
+      return [guidance, 1 / tau, topP > 0 ? 1 - topP : -1];
+    }),
+  );
+}
+
+/** How a bit is chosen from its logits. */
+export interface BitSampleOptions extends SampleChoice {
+  /** A row of `choiceRows` on the device, [3], in place of the numbers. */
+  readonly choice?: Tensor | undefined;
+  /** 1 is greedy: the larger logit wins, value 0 a tie, and nothing is drawn. With two values 0 and 2 or more do nothing. */
+  readonly topK?: number | undefined;
   /** Needed unless greedy: a bit is 1 when its number is above the probability of 0. */
   readonly draws?: UniformSource;
 }
 
 /**
- * The operands draws and keys, and the parameters, of an op that chooses bits of this shape.
+ * Submits an op that chooses bits of this shape: it takes draws, keys and choice as its last operands, and the words of the
+ * Philox counter.
  * @throws InfinityError INVALID_ARGUMENT, INVALID_SHAPE
  */
-export function bitChoice(
+export function withChoice<T>(
   op: string,
   options: BitSampleOptions,
-  bits: Shape,
-): { readonly operands: readonly (Tensor | null)[]; readonly params: readonly number[] } {
-  const { guidance = 1, tau = 1, topK = 0, topP = 0, draws: source } = options;
-  if (!Number.isFinite(guidance)) invalidArgument('guidance', 'a finite number', guidance);
-  if (!(tau > 0 && Number.isFinite(tau))) invalidArgument('tau', 'a positive number', tau);
+  { bits, device }: { readonly bits: Shape; readonly device: Device },
+  submit: (operands: readonly (Tensor | null)[], counter: readonly [scale: number, stream: number]) => T,
+): T {
+  const { topK = 0, draws: source, choice: given } = options;
   if (!(Number.isInteger(topK) && topK >= 0)) invalidArgument('topK', 'an integer from 0', topK);
-  if (!(topP >= 0 && topP <= 1)) invalidArgument('topP', 'a probability from 0 to 1', topP);
-  const greedy = topK === 1;
-  if (!greedy && !source)
+  if (topK !== 1 && !source)
     invalidArgument('draws', 'a tensor of draws or Philox keys', source, 'Only topK: 1 draws nothing.');
+  checkShapes(op, !given || (given.dtype === 'f32' && given.size === 3), 'a choice f32 [3]', given);
   const [draws, keys, scale] = uniformOperands(op, source, bits);
-  const threshold = topP > 0 ? 1 - topP : -1;
-  return {
-    operands: [draws, keys],
-    params: [guidance, 1 / tau, Number(greedy), threshold, scale, RandomStream.bitDraw],
-  };
+  const choice = given ?? Tensor.from(choiceRows([options]), [3], 'f32', device);
+  try {
+    return submit([draws, keys, choice], [scale, RandomStream.bitDraw]);
+  } finally {
+    if (!given) choice.dispose();
+  }
 }
 
 /**
@@ -127,12 +156,13 @@ export function bitSample(
   const matches = !uncond || (uncond.dtype === cond.dtype && sameShape(uncond.shape, cond.shape));
   checkShapes('bit_sample', even && matches, 'logits [B, L, 2D], those of both branches alike,', cond, uncond);
   const shape = [cond.shape[0]!, cond.shape[1]!, cond.shape[2]! / 2];
-  const { operands, params } = bitChoice('bit_sample', options, shape);
   refuseGradient('bit_sample', [cond, uncond]);
   const outputs = [
     { dtype: 'u8', shape },
     { dtype: statistic(cond), shape },
   ] as const;
-  const [bits, prob0] = run(Op.bitSample, [cond, uncond, ...operands], outputs, params);
+  const [bits, prob0] = withChoice('bit_sample', options, { bits: shape, device: cond.device }, (operands, counter) =>
+    run(Op.bitSample, [cond, uncond, ...operands], outputs, [Number(options.topK === 1), ...counter]),
+  );
   return { bits: bits!, prob0: prob0! };
 }

@@ -5,7 +5,7 @@
  */
 import { scope, type Tensor } from '../tensor.js';
 import { type BitLoss, type BitLossOptions, checkTokenWeight, lossParams } from './bit_loss.js';
-import { type BitSampleOptions, bitChoice } from './bits.js';
+import { type BitSampleOptions, withChoice } from './bits.js';
 import { checkShapes, isFloat, sameShape } from './check.js';
 import { Op } from './generated.js';
 import { differentiable, refuseGradient } from './record.js';
@@ -65,17 +65,14 @@ export function indexSample(
   const expected = 'logits [B, L, 2^D], D from 1, those of both branches alike,';
   checkShapes('index_sample', isFloat(cond) && cond.rank === 3 && d > 0 && matches, expected, cond, uncond);
   const [B = 1, L = 1] = cond.shape;
-  const { operands, params } = bitChoice('index_sample', options, [B, L, 1]);
-  const [guidance, inverseTau, , threshold, scale, stream] = params as [number, number, number, number, number, number];
   refuseGradient('index_sample', [cond, uncond]);
-  const [bits, probability] = run(
-    Op.indexSample,
-    [cond, uncond, ...operands],
-    [
-      { dtype: 'u8', shape: [B, L, d] },
-      { dtype: statistic(cond), shape: [B, L] },
-    ],
-    [guidance, inverseTau, options.topK ?? 0, threshold, scale, stream],
+  const outputs = [
+    { dtype: 'u8', shape: [B, L, d] },
+    { dtype: statistic(cond), shape: [B, L] },
+  ] as const;
+  const drawn = { bits: [B, L, 1], device: cond.device };
+  const [bits, probability] = withChoice('index_sample', options, drawn, (operands, counter) =>
+    run(Op.indexSample, [cond, uncond, ...operands], outputs, [options.topK ?? 0, ...counter]),
   );
   return { bits: bits!, probability: probability! };
 }

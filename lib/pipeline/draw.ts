@@ -6,6 +6,7 @@ import { slice } from '../ops/shape.js';
 import type { Tensor } from '../tensor.js';
 import type { InfinityConfig } from '../transformer/config.js';
 import { kvElements, kvExtents } from '../transformer/kv_cache.js';
+import type { Recordings } from '../transformer/recordings.js';
 import { sampleScales } from '../transformer/sampler.js';
 import type { TextFeatures } from '../transformer/text.js';
 import type { Job } from './job.js';
@@ -32,6 +33,7 @@ export interface DrawContext {
   readonly name: ModelName;
   readonly features: PromptFeatures;
   readonly device: Device;
+  readonly recordings: Recordings | undefined;
 }
 
 /** A finished scale: of the last one the pictures, of one with a preview the first picture so far. */
@@ -102,7 +104,7 @@ export async function* draw(
 }
 
 async function* drawGroup(
-  { model, generator: { transformer }, name, features }: DrawContext,
+  { model, generator: { transformer }, name, features, recordings }: DrawContext,
   plan: Plan,
   previews: ReadonlySet<number>,
   job: Job,
@@ -127,7 +129,7 @@ async function* drawGroup(
     const kept = region && job.submit(() => sumsOf(region, transformer));
     if (kept) held.push(kept.redrawn_1HW1, ...kept.sums_1HWd);
     const own = { schedule: choice.schedule, images: pictures, guidance, tau, topK, topP, signal: job.signal };
-    const how = { ...own, negative: away, forced: origin?.forced, kept };
+    const how = { ...own, negative: away, forced: origin?.forced, kept, recordings };
     let lease = await residency.acquire('transformer', job.signal);
     try {
       for await (const { scale, sum_BHWd } of sampleScales(transformer, { text, ...how })) {

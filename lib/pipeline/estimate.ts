@@ -139,7 +139,7 @@ async function work(model: Model, parts: ModelParts, device: Device, request: Re
     const { tokenizer, textEncoder, transformer } = generator;
     const features = new PromptFeatures(tokenizer, textEncoder, transformer.config.text_maxlen);
     const plan = planOf(prompt, { ...options, seed: 0 }, model.sizes, defaults);
-    const context = { model, generator, features, device, name: model.tokenizer };
+    const context = { model, generator, features, device, name: model.tokenizer, recordings: undefined };
     for await (const _ of draw(context, plan, new Set(), job));
     features.dispose();
     const together = Math.min(plan.pictures.length, groupSize(transformer.config, plan, device.stats().limitBytes));

@@ -4,6 +4,7 @@ import { InfinityError, invalidArgument } from '../errors.js';
 import type { Image } from '../io/image.js';
 import type { Pixels } from '../io/pixels.js';
 import type { BitTokens } from '../tokenizer/bit_file.js';
+import { Recordings } from '../transformer/recordings.js';
 import { type DrawEvent, draw } from './draw.js';
 import {
   checkEdit,
@@ -44,6 +45,7 @@ import {
   reconstructPicture,
 } from './picture_bits.js';
 import { PromptFeatures } from './prompt_features.js';
+import { allResident } from './residency.js';
 import { type ModelName, type PictureSettings, settingsOf } from './settings.js';
 import { nearestSize, type Size } from './sizes.js';
 
@@ -66,6 +68,7 @@ export interface GenerateResult {
 export class InfinityPipeline {
   readonly info: PipelineInfo;
   private readonly features: PromptFeatures | undefined;
+  private readonly recordings: Recordings | undefined;
   private readonly jobs: Jobs;
   private disposal: Promise<void> | undefined;
 
@@ -82,6 +85,10 @@ export class InfinityPipeline {
     if (generator) {
       const { tokenizer, textEncoder, transformer } = generator;
       this.features = new PromptFeatures(tokenizer, textEncoder, transformer.config.text_maxlen);
+      // On a card the launches of a coarse scale take longer than its kernels, and a recording is a single one. They read weights
+      // where they were, so these have to stay.
+      const gains = device.kind === 'cuda' && model.residency === allResident;
+      this.recordings = gains ? new Recordings(transformer) : undefined;
     }
     this.info = pipelineInfo(model, { ...name, device, dtype, promptTokens: this.features?.maxTokens ?? 0, defaults });
   }
@@ -275,6 +282,7 @@ export class InfinityPipeline {
     await this.device.sync().catch(() => undefined);
     await this.model.residency.close();
     this.features?.dispose();
+    this.recordings?.dispose();
     disposeModel(this.model);
     if (this.ownsDevice) this.device.close();
   }
@@ -300,9 +308,9 @@ export class InfinityPipeline {
     previews: ReadonlySet<number>,
     signal: AbortSignal | undefined,
   ): AsyncGenerator<DrawEvent> {
-    const { model, features, device } = this;
+    const { model, features, device, recordings } = this;
     const name = { name: this.info.name, sha256: this.info.sha256 };
-    const context = { model, generator: model.generator!, features: features!, device, name };
+    const context = { model, generator: model.generator!, features: features!, device, name, recordings };
     return this.jobs.events(signal, (job) => draw(context, plan, previews, job));
   }
 

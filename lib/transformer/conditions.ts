@@ -13,10 +13,17 @@ export interface Conditions {
   readonly textRange: Tensor;
 }
 
-/** The conditions of all run samples, and the token [rows, 1, C] that each starts from. */
-export function conditionsOf(model: InfinityTransformer, text: TextRows): { all: Conditions; start_R1C: Tensor } {
+/**
+ * The conditions of all run samples, and the token [rows, 1, C] that each starts from.
+ * @param range i32 [rows, 1, 2]; see `TextConditioner.range`
+ */
+export function conditionsOf(
+  model: InfinityTransformer,
+  text: TextRows,
+  range: Tensor,
+): { all: Conditions; start_R1C: Tensor } {
   const memory = model.textMemory(text);
-  const textRange = model.text.range(text);
+  const textRange = range.view(range.shape);
   const cond_RC = model.text.pooled(memory.pool, textRange);
   const source = model.modulationSource(cond_RC);
   const blocks = model.blocks.map((block, i) => ({ modulation: block.modulation(source), text: memory.blocks[i]! }));

@@ -47,6 +47,11 @@ export class Guidance {
     this.lastGuidedScale = acts ? strengths.findLastIndex((cfg) => cfg !== 1) : -1;
   }
 
+  /** Whether strengths are part of the commands: those that mix hidden states have them as parameters. */
+  get mixesHidden(): boolean {
+    return this.mixAfter.size > 0;
+  }
+
   /** Samples that enter a scale, of a batch of B. */
   rowsAt(k: number, B: number): number {
     return k <= this.lastGuidedScale ? 2 * B : B;

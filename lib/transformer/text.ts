@@ -47,6 +47,19 @@ export interface TextCondition {
   readonly textRange: Tensor;
 }
 
+/** The rows that each sample reads, as the ops take them. */
+export const rangeRows = ({ rows }: TextRows): Int32Array => Int32Array.from(rows.flat());
+
+/** The same prompts in a longer tensor, and with more learned rows, which stand behind all of it. */
+export function inBuffer({ kv_NCt, rows }: TextRows, buffer_NCt: Tensor, learned: number): TextRows {
+  const [own, moved] = [kv_NCt.shape[0]!, buffer_NCt.shape[0]!];
+  const placed = rows.map(([start, end]) => {
+    const by = start < own ? 0 : moved - own;
+    return [start + by, end + by] as const;
+  });
+  return { kv_NCt: buffer_NCt, learned, rows: placed };
+}
+
 /** Norm, attentive pooling and the projection for cross attention, with the learned "no text". */
 export class TextConditioner extends Module {
   /** Learned text features that stand for "no prompt": the first n rows replace a prompt of n rows. */
@@ -134,8 +147,8 @@ export class TextConditioner extends Module {
   }
 
   /** i32 [B, 1, 2]: which rows each sample reads. */
-  range({ rows }: TextRows): Tensor {
-    return Tensor.from(Int32Array.from(rows.flat()), [rows.length, 1, 2], 'i32', this.device);
+  range(text: TextRows): Tensor {
+    return Tensor.from(rangeRows(text), [text.rows.length, 1, 2], 'i32', this.device);
   }
 
   /** Every row by itself, [N, Ct]. @param tap sees `text.normed_kv` and `text.ca_kv`, of all rows */

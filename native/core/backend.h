@@ -55,6 +55,16 @@ class Backend {
   // Told what a finished read found; null is success.
   using Done = std::function<void(const Failure*)>;
   virtual void run(const KernelRef& kernel, const KernelCall& call, Failure* failure) = 0;
+  // Programs: `commands` calls `run` and `fill`, whose work is kept instead of done. Null where the backend has no form
+  // of its own for work that repeats, or could not make one: then the commands are run one by one.
+  virtual void* record(const std::function<void()>& commands) {
+    static_cast<void>(commands);
+    return nullptr;
+  }
+  virtual void replay(void* recording, uint32_t request, Failure* failure) {
+    static_cast<void>(recording), static_cast<void>(request), static_cast<void>(failure);
+  }
+  virtual void forget(void* recording) { static_cast<void>(recording); }
   virtual void upload(void* to, const void* host, size_t bytes) = 0;
   virtual void fill(void* to, unsigned char byte, size_t bytes) = 0;
   // Copies to the host what the commands before have written, then calls `done`, perhaps from another thread.

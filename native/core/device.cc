@@ -43,6 +43,64 @@ void Device::releaseToken(uint32_t id) {
   if (id) tokens_.erase(id);
 }
 
+const ProgramPtr& Device::program(uint32_t id) const {
+  const auto it = programs_.find(id);
+  if (it == programs_.end()) throw CoreError("DISPOSED", "Expected a live program but received one that was disposed.");
+  return it->second;
+}
+
+uint32_t Device::newProgram(uint32_t sharing) {
+  ArenaPtr arena = sharing ? program(sharing)->arena : storage_.openArena();
+  programs_[nextProgram_] = std::make_shared<Program>(*backend_, std::move(arena));
+  return nextProgram_++;
+}
+
+void Device::enterProgram(uint32_t id) {
+  const ProgramPtr& entered = program(id);
+  if (writing_ || entered->sealed)
+    throw CoreError("INVALID_ARGUMENT", writing_ ? "A program cannot be recorded inside another one."
+                                                 : "A program that has run cannot be added to.");
+  writing_ = entered;
+  storage_.use(entered->arena);
+}
+
+void Device::leaveProgram() {
+  writing_ = nullptr;
+  storage_.use(nullptr);
+}
+
+void Device::runProgram(uint32_t tokenId, uint32_t id) {
+  refuseInProgram("run another program");
+  Command c;
+  c.kind = Command::kProgram;
+  c.token = token(tokenId);
+  c.program = program(id);
+  c.program->sealed = true;
+  if (!dry_) queue_->submit(std::move(c), nullptr, nullptr, 0);
+}
+
+void Device::releaseProgram(uint32_t id) {
+  Command c;
+  c.kind = Command::kForget;
+  c.program = program(id);
+  programs_.erase(id);
+  const ArenaPtr arena = c.program->arena;
+  const auto shares = [&](const auto& other) { return other.second->arena == arena; };
+  if (std::none_of(programs_.begin(), programs_.end(), shares)) storage_.closeArena(arena);
+  queue_->submit(std::move(c), nullptr, nullptr, 0);
+}
+
+void Device::refuseInProgram(const char* what) const {
+  if (writing_) throw CoreError("INVALID_ARGUMENT", std::string("A program cannot ") + what + ": it only computes.");
+}
+
+void Device::put(Command command, const TensorView* operands, const uint32_t* params, uint32_t count) {
+  if (dry_) return;
+  if (!writing_) return queue_->submit(std::move(command), operands, params, count);
+  command.token = nullptr;
+  writing_->batch.add(std::move(command), operands, params, count);
+}
+
 // Word layout: op, token, inputs, outputs, params,
 //   then an input:   handle (0 = left out), dtype, byte offset low, high, rank, dims...
 //   then an output:  handle (0 = allocate), dtype, byte offset low, high, rank, dims...
@@ -107,15 +165,16 @@ void Device::submit(uint32_t* words, uint32_t capacity) {
       fill.token = owner;
       fill.destination = views[i].data;
       fill.bytes = views[i].bytes();
-      queue_->submit(std::move(fill), nullptr, nullptr, 0);
+      put(std::move(fill), nullptr, nullptr, 0);
     }
   }
-  if (!dry_) queue_->submit(std::move(command), views, words + at, params);
+  put(std::move(command), views, words + at, params);
   fresh_.clear();
   for (uint32_t i = 0; i < outputs; ++i) words[i] = handles_[inputs + i];
 }
 
 void Device::upload(uint32_t tokenId, uint32_t handle, uint64_t offset, const void* data, size_t bytes) {
+  refuseInProgram("upload");
   if (dry_) return;
   Command c;
   c.kind = Command::kUpload;
@@ -131,6 +190,7 @@ void Device::upload(uint32_t tokenId, uint32_t handle, uint64_t offset, const vo
 
 void Device::read(uint32_t tokenId, uint32_t handle, uint64_t offset, void* destination, size_t bytes,
                   uint64_t completion) {
+  refuseInProgram("be read from");
   Command c;
   c.kind = Command::kRead;
   c.token = token(tokenId);
@@ -142,6 +202,7 @@ void Device::read(uint32_t tokenId, uint32_t handle, uint64_t offset, void* dest
 }
 
 void Device::sync(uint32_t tokenId, uint64_t completion) {
+  refuseInProgram("wait");
   Command c;
   c.kind = Command::kSync;
   c.token = token(tokenId);

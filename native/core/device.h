@@ -30,6 +30,15 @@ class Device {
   void read(uint32_t token, uint32_t handle, uint64_t offset, void* destination, size_t bytes, uint64_t completion);
   void sync(uint32_t token, uint64_t completion);
 
+  // A program is written by entering it, submitting and leaving; then it runs as often as wanted. Those that are to run
+  // in the order of their recording may share memory with an earlier one; 0 is none.
+  uint32_t newProgram(uint32_t sharing);
+  void enterProgram(uint32_t program);
+  void leaveProgram();
+  void runProgram(uint32_t token, uint32_t program);
+  void releaseProgram(uint32_t program);
+  uint64_t programBytes(uint32_t id) const { return program(id)->arena->bytes; }
+
   uint32_t newToken();
   void cancelToken(uint32_t token);
   void releaseToken(uint32_t token);
@@ -41,12 +50,18 @@ class Device {
 
  private:
   TokenPtr token(uint32_t id) const;
+  const ProgramPtr& program(uint32_t id) const;
+  void refuseInProgram(const char* what) const;
+  // To the program that is being written, else to the queue.
+  void put(Command command, const TensorView* operands, const uint32_t* params, uint32_t count);
 
   EnvSwitches env_;
   std::unique_ptr<Backend> backend_;
   bool dry_;
   std::unordered_map<uint32_t, TokenPtr> tokens_;
-  uint32_t nextToken_ = 1;
+  std::unordered_map<uint32_t, ProgramPtr> programs_;
+  uint32_t nextToken_ = 1, nextProgram_ = 1;
+  ProgramPtr writing_;
   Storage storage_;  // outlives the queue, which may still be running a command on its blocks
   std::unique_ptr<Queue> queue_;
 

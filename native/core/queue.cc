@@ -46,12 +46,6 @@ std::string describeCommand(OpId op, const TensorView* operands, uint32_t inputs
   return text;
 }
 
-void Queue::Batch::clear() {
-  commands.clear();
-  operands.clear();
-  params.clear();
-}
-
 Queue::Queue(Backend& backend, std::string tracePath, OnComplete onComplete)
     : onComplete_(std::move(onComplete)),
       trace_(std::move(tracePath)),
@@ -73,11 +67,7 @@ void Queue::submit(Command command, const TensorView* operands, const uint32_t* 
   bool wake;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    command.operands = static_cast<uint32_t>(waiting_.operands.size());
-    command.params = static_cast<uint32_t>(waiting_.params.size());
-    waiting_.operands.insert(waiting_.operands.end(), operands, operands + command.inputs + command.outputs);
-    waiting_.params.insert(waiting_.params.end(), params, params + paramCount);
-    waiting_.commands.push_back(std::move(command));
+    waiting_.add(std::move(command), operands, params, paramCount);
     wake = sleeping_;
     ++submitted_;
   }
@@ -112,10 +102,16 @@ void Queue::loop() {
 }
 
 void Queue::execute(const Batch& batch, const Command& command) {
+  if (command.kind == Command::kForget) return;  // clearing the batch does it, on this thread
   const bool run = command.token->live() && !abandon_.load(std::memory_order_acquire);
   switch (command.kind) {
     case Command::kKernel:
-      if (run) runKernel(batch, command);
+      if (run) runKernel(batch, command, command.token);
+      break;
+    case Command::kProgram:
+      if (run) runProgram(*command.program, command.token);
+      break;
+    case Command::kForget:
       break;
     case Command::kUpload:
       // Weights outlive the request that loads them, so only a cancelled upload is skipped.
@@ -146,10 +142,37 @@ void Queue::complete(const Command& command) {
   onComplete_(command.completion, &reason);
 }
 
-void Queue::runKernel(const Batch& batch, const Command& command) {
+// A backend records while it runs nothing, so that the first run is the first replay as well.
+void Queue::runProgram(Program& program, const TokenPtr& token) {
+  if (!program.tried && !trace_.enabled()) {
+    program.tried = true;
+    const auto scratch = std::make_shared<Token>();  // a launch that fails here will fail below, and tell its request
+    program.recording = backend_.record([&] { runEach(program.batch, scratch); });
+    if (program.recording && !scratch->live()) {
+      backend_.forget(program.recording);
+      program.recording = nullptr;
+    }
+  }
+  if (!program.recording) return runEach(program.batch, token);
+  Failure failure;
+  backend_.replay(program.recording, token->number(), &failure);
+  if (!failure.code.empty()) token->fail(failure);
+}
+
+void Queue::runEach(const Batch& batch, const TokenPtr& token) {
+  for (const Command& command : batch.commands) {
+    if (!token->live() || abandon_.load(std::memory_order_acquire)) return;
+    if (command.kind == Command::kFill)
+      backend_.fill(command.destination, 0xFF, command.bytes);
+    else
+      runKernel(batch, command, token);
+  }
+}
+
+void Queue::runKernel(const Batch& batch, const Command& command, const TokenPtr& token) {
   const TensorView* operands = batch.operands.data() + command.operands;
   const KernelCall call{operands, operands + command.inputs, batch.params.data() + command.params, command.scratch,
-                        command.token->number()};
+                        token->number()};
   Failure failure;
   if (trace_.enabled()) {
     const auto begin = Trace::Clock::now();
@@ -160,9 +183,8 @@ void Queue::runKernel(const Batch& batch, const Command& command) {
     backend_.run(command.kernel, call, &failure);
   }
   if (!failure.code.empty())
-    command.token->fail({failure.code, failure.message + " Raised by " +
-                                           describeCommand(command.op, operands, command.inputs, command.outputs) +
-                                           "."});
+    token->fail({failure.code, failure.message + " Raised by " +
+                                   describeCommand(command.op, operands, command.inputs, command.outputs) + "."});
 }
 
 }  // namespace infinity

@@ -10,24 +10,10 @@
 #include <vector>
 
 #include "core/backend.h"
-#include "core/token.h"
+#include "core/program.h"
 #include "core/trace.h"
 
 namespace infinity {
-
-struct Command {
-  enum Kind : uint8_t { kKernel, kUpload, kRead, kFill, kSync };
-  Kind kind = kKernel;
-  OpId op = OpId::count;
-  KernelRef kernel;
-  TokenPtr token;
-  uint32_t operands = 0, inputs = 0, outputs = 0, params = 0;  // indices into the batch, counts
-  void* scratch = nullptr;
-  void* source = nullptr;       // upload: owned staging memory; read: the tensor
-  void* destination = nullptr;  // upload, fill: the tensor; read: memory that JavaScript keeps alive
-  size_t bytes = 0;
-  uint64_t completion = 0;  // read, sync: what `onComplete` is told
-};
 
 class Queue {
  public:
@@ -46,15 +32,11 @@ class Queue {
   uint64_t submitted() const { return submitted_; }
 
  private:
-  struct Batch {
-    std::vector<Command> commands;
-    std::vector<TensorView> operands;
-    std::vector<uint32_t> params;
-    void clear();
-  };
   void loop();
   void execute(const Batch& batch, const Command& command);
-  void runKernel(const Batch& batch, const Command& command);
+  void runKernel(const Batch& batch, const Command& command, const TokenPtr& token);
+  void runProgram(Program& program, const TokenPtr& token);
+  void runEach(const Batch& batch, const TokenPtr& token);
   void complete(const Command& command);
 
   OnComplete onComplete_;

@@ -37,6 +37,9 @@ Storage::Storage(Backend& backend, size_t limit, bool guard, bool dry, std::func
     : backend_(backend), limit_(limit), guard_(guard && !dry), dry_(dry), drain_(std::move(drain)) {}
 
 Storage::~Storage() {
+  for (const ArenaPtr& arena : arenas_)
+    for (auto& [size, blocks] : arena->free)
+      for (void* b : blocks) freeBlock(b);
   for (auto& [size, blocks] : cache_)
     for (void* b : blocks) freeBlock(b);
   for (const Slot& s : slots_)
@@ -86,16 +89,55 @@ void Storage::giveBlock(void* block, size_t rounded) {
   cachedBytes_ += rounded;
 }
 
-uint32_t Storage::allocate(size_t bytes) {
-  const size_t rounded = roundSize(std::max<size_t>(bytes, 1) + (guard_ ? 2 * kGuard : 0));
-  void* block = takeBlock(rounded, bytes);
+// What an arena has taken counts as live until it is closed: nobody else can use it.
+void* Storage::take(size_t rounded, size_t asked) {
+  if (arena_) {
+    auto& blocks = arena_->free[rounded];
+    // Guard zones are drawn once and lie where a tensor ends: a block that served two would look damaged.
+    if (!blocks.empty() && !guard_) {
+      void* b = blocks.back();
+      blocks.pop_back();
+      return b;
+    }
+  }
+  void* b = takeBlock(rounded, asked);
+  if (arena_) arena_->bytes += rounded;
   liveBytes_ += rounded;
   peakBytes_ = std::max(peakBytes_, liveBytes_);
+  return b;
+}
+
+void Storage::give(void* block, size_t rounded, Arena* arena) {
+  if (arena && arena->open) {
+    arena->free[rounded].push_back(block);
+    return;
+  }
+  giveBlock(block, rounded);
+  liveBytes_ -= rounded;
+}
+
+ArenaPtr Storage::openArena() {
+  arenas_.push_back(std::make_shared<Arena>());
+  return arenas_.back();
+}
+
+void Storage::closeArena(const ArenaPtr& arena) {
+  arena->open = false;
+  for (auto& [size, blocks] : arena->free)
+    for (void* b : blocks) give(b, size, nullptr);
+  arena->free.clear();
+  std::erase(arenas_, arena);
+}
+
+uint32_t Storage::allocate(size_t bytes) {
+  const size_t rounded = roundSize(std::max<size_t>(bytes, 1) + (guard_ ? 2 * kGuard : 0));
+  if (freeSlots_.empty() && slots_.size() >= (1u << kSlotBits))
+    throw CoreError("OUT_OF_MEMORY", "Too many live tensors on one device.");
+  void* block = take(rounded, bytes);
   ++liveTensors_;
   uint32_t index;
   if (freeSlots_.empty()) {
     index = static_cast<uint32_t>(slots_.size());
-    if (index >= (1u << kSlotBits)) throw CoreError("OUT_OF_MEMORY", "Too many live tensors on one device.");
     slots_.emplace_back();
   } else {
     index = freeSlots_.back();
@@ -106,6 +148,7 @@ uint32_t Storage::allocate(size_t bytes) {
   s.bytes = bytes;
   s.rounded = rounded;
   s.live = true;
+  s.arena = arena_;
   if (guard_) {
     // Earlier commands may still be running on a recycled block: its zones can only be drawn when they are done.
     drain_();
@@ -130,8 +173,8 @@ void Storage::release(uint32_t handle) {
   Slot& s = const_cast<Slot&>(slot(handle));
   s.live = false;
   s.generation = s.generation % ((1u << (32 - kSlotBits)) - 1) + 1;
-  giveBlock(s.block, s.rounded);
-  liveBytes_ -= s.rounded;
+  give(s.block, s.rounded, s.arena.get());
+  s.arena = nullptr;
   --liveTensors_;
   freeSlots_.push_back(handle & ((1u << kSlotBits) - 1));
 }
@@ -146,10 +189,9 @@ void* Storage::resolve(uint32_t handle, uint64_t offset, uint64_t bytes) const {
 
 void* Storage::scratch(size_t bytes) {
   const size_t rounded = roundSize(bytes);
-  void* b = takeBlock(rounded, bytes);
+  void* b = take(rounded, bytes);
   ASAN_UNPOISON_MEMORY_REGION(b, rounded);  // it may have been a guarded tensor
-  peakBytes_ = std::max<uint64_t>(peakBytes_, liveBytes_ + rounded);
-  giveBlock(b, rounded);
+  give(b, rounded, arena_.get());
   return b;
 }
 

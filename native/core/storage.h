@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <unordered_map>
 #include <vector>
 
@@ -18,6 +19,15 @@ struct StorageStats {
   uint64_t peakBytes = 0;  // largest liveBytes so far
   uint64_t limitBytes = 0;
 };
+
+// Memory of recorded commands. They write the same blocks whenever they run, so what is released while they are being
+// recorded serves their later ones only, until nobody runs them any more.
+struct Arena {
+  std::unordered_map<size_t, std::vector<void*>> free;  // by size class
+  uint64_t bytes = 0;                                   // taken so far
+  bool open = true;
+};
+using ArenaPtr = std::shared_ptr<Arena>;
 
 class Storage {
  public:
@@ -34,6 +44,11 @@ class Storage {
   void* resolve(uint32_t handle, uint64_t offset, uint64_t bytes) const;
   // Memory between two submissions: usable by commands already submitted, free for later ones.
   void* scratch(size_t bytes);
+  // From now on memory comes from this arena, and from the device's own again after null.
+  void use(ArenaPtr arena) { arena_ = std::move(arena); }
+  ArenaPtr openArena();
+  // What it holds serves any later command; tensors that still live do so when they go.
+  void closeArena(const ArenaPtr& arena);
   // Number of live blocks whose guard zones were overwritten. Call only when the queue is idle.
   uint32_t damagedGuards() const;
   void trim();
@@ -50,7 +65,11 @@ class Storage {
     size_t rounded = 0;  // size class
     uint32_t generation = 1;
     bool live = false;
+    ArenaPtr arena;
   };
+  // A block for a tensor or for scratch, and where it goes when it is no longer needed.
+  void* take(size_t rounded, size_t asked);
+  void give(void* block, size_t rounded, Arena* arena);
   void* takeBlock(size_t rounded, size_t asked);
   void* takeNew(size_t rounded);
   void giveBlock(void* block, size_t rounded);
@@ -64,6 +83,8 @@ class Storage {
   std::vector<Slot> slots_;
   std::vector<uint32_t> freeSlots_;
   std::unordered_map<size_t, std::vector<void*>> cache_;
+  std::vector<ArenaPtr> arenas_;  // the open ones
+  ArenaPtr arena_;                // of what is being recorded
   uint64_t liveTensors_ = 0, liveBytes_ = 0, cachedBytes_ = 0, peakBytes_ = 0;
   int64_t externalDelta_ = 0;
   uintptr_t nextDry_ = 4096;

@@ -73,6 +73,18 @@ void CudaBackend::run(const KernelRef& kernel, const KernelCall& call, Failure* 
   if (found.code) *failure = {found.code, found.message};
 }
 
+void* CudaBackend::record(const std::function<void()>& commands) {
+  library_->beginRecording(card_);
+  commands();
+  return library_->endRecording(card_);
+}
+
+void CudaBackend::replay(void* recording, uint32_t request, Failure* failure) {
+  cuda::CallFailure found = lost_;
+  if (!found.code) library_->replay(card_, static_cast<cuda::Graph*>(recording), request, &found);
+  if (found.code) *failure = {found.code, found.message};
+}
+
 void CudaBackend::keep(const cuda::CallFailure& failure) {
   if (failure.code && !lost_.code) lost_ = failure;
 }

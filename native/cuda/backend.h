@@ -29,6 +29,9 @@ class CudaBackend final : public Backend {
   void fillNow(void* to, unsigned char byte, size_t bytes) override;
   void copyNow(void* host, const void* from, size_t bytes) override { library_->copyNow(card_, host, from, bytes); }
   void run(const KernelRef& kernel, const KernelCall& call, Failure* failure) override;
+  void* record(const std::function<void()>& commands) override;
+  void replay(void* recording, uint32_t request, Failure* failure) override;
+  void forget(void* recording) override { library_->forget(card_, static_cast<cuda::Graph*>(recording)); }
   void upload(void* to, const void* host, size_t bytes) override;
   void fill(void* to, unsigned char byte, size_t bytes) override;
   void finish(uint32_t request, void* host, const void* from, size_t bytes, Done done) override;

@@ -1,7 +1,5 @@
 #include "cuda/card.h"
 
-#include "cuda/route.h"
-
 #include <cuda_runtime.h>
 
 #include <condition_variable>
@@ -12,6 +10,9 @@
 #include <mutex>
 #include <thread>
 #include <vector>
+
+#include "cuda/fault.h"
+#include "cuda/route.h"
 
 namespace infinity::cuda {
 namespace {
@@ -38,6 +39,12 @@ void refuse(CallFailure* failure, const char* what, cudaError_t error) {
 
 }  // namespace
 
+struct Graph {
+  cudaGraphExec_t exec = nullptr;
+  uint32_t* fault = nullptr;
+  uint64_t launches = 0;  // kernels of one replay
+};
+
 struct Card {
   int ordinal = 0;
   DeviceFacts facts = {};
@@ -45,6 +52,7 @@ struct Card {
   uint32_t* faults = nullptr;
   std::atomic<uint64_t> launches{0};
   std::unique_ptr<ProductRoutes> routes;
+  Graph* recording = nullptr;  // of the queue's thread
 
   std::mutex mutex;
   std::condition_variable wake, idle;
@@ -182,14 +190,13 @@ void closeCard(Card* card) {
 
 const DeviceFacts* factsOf(const Card* card) { return &card->facts; }
 Stream streamOf(Card* card) { return card->stream; }
-uint32_t* faultWord(Card* card, uint32_t request) { return card->faults + request % kFaultWords; }
+uint32_t* faultWord(Card* card, uint32_t request) {
+  return card->recording ? card->recording->fault : card->faults + request % kFaultWords;
+}
 std::atomic<uint64_t>* launchCount(Card* card) { return &card->launches; }
 std::unique_ptr<ProductRoutes>& productRoutes(Card* card) { return card->routes; }
 
-bool isRecording(Card* card) {
-  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  return cudaStreamIsCapturing(card->stream, &status) != cudaSuccess || status != cudaStreamCaptureStatusNone;
-}
+bool isRecording(Card* card) { return card->recording != nullptr; }
 
 double timeOf(Card* card, const char*, int times, void (*put)(const void*), const void* context) {
   cudaEvent_t first = nullptr, last = nullptr;
@@ -254,6 +261,57 @@ void finish(Card* card, uint32_t request, void* host, const void* from, size_t b
     card->pending.push_back(p);
   }
   card->wake.notify_one();
+}
+
+// Of this thread alone: meanwhile others may take memory and wait for events.
+void beginRecording(Card* card) {
+  cudaSetDevice(card->ordinal);
+  void* fault = nullptr;
+  if (cudaMalloc(&fault, sizeof(uint32_t)) != cudaSuccess ||
+      cudaMemsetAsync(fault, 0, sizeof(uint32_t), card->stream) != cudaSuccess ||
+      cudaStreamBeginCapture(card->stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
+    cudaGetLastError();
+    cudaFree(fault);
+    return;
+  }
+  card->recording = new Graph;
+  card->recording->fault = static_cast<uint32_t*>(fault);
+  card->recording->launches = card->launches;
+}
+
+Graph* endRecording(Card* card) {
+  Graph* graph = card->recording;
+  if (!graph) return nullptr;
+  card->recording = nullptr;
+  graph->launches = card->launches - graph->launches;
+  card->launches -= graph->launches;  // they have not run
+  cudaGraph_t recorded = nullptr;
+  const bool ended = cudaStreamEndCapture(card->stream, &recorded) == cudaSuccess && recorded;
+  const bool made = ended && cudaGraphInstantiate(&graph->exec, recorded, 0) == cudaSuccess;
+  if (recorded) cudaGraphDestroy(recorded);
+  if (made) return graph;
+  cudaGetLastError();
+  cudaFree(graph->fault);
+  delete graph;
+  return nullptr;
+}
+
+void replay(Card* card, Graph* graph, uint32_t request, CallFailure* failure) {
+  cudaSetDevice(card->ordinal);
+  refuse(failure, "Recorded work could not be launched", cudaGraphLaunch(graph->exec, card->stream));
+  if (failure->code) return;
+  card->launches += graph->launches;
+  moveFault({nullptr, nullptr, nullptr, nullptr, card->stream, faultWord(card, request), &card->facts, failure,
+             &card->launches, nullptr},
+            graph->fault);
+}
+
+void forget(Card* card, Graph* graph) {
+  cudaSetDevice(card->ordinal);
+  cudaStreamSynchronize(card->stream);  // it may still be running
+  cudaGraphExecDestroy(graph->exec);
+  cudaFree(graph->fault);
+  delete graph;
 }
 
 void wait(Card* card) {

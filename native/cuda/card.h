@@ -1,5 +1,5 @@
-// An opened card: its stream, its fault words, and copies. Defined by cuda/card.cc over the CUDA runtime and by
-// tests/simt_card.cc on the host.
+// An opened card: its stream, its fault words, copies, and recorded work. Defined by cuda/card.cc over the CUDA runtime
+// and by tests/simt_card.cc on the host.
 #pragma once
 #include <memory>
 
@@ -14,6 +14,7 @@ Card* openCard(int ordinal, DeviceInfo* info, CallFailure* failure);
 void closeCard(Card* card);
 const DeviceFacts* factsOf(const Card* card);
 Stream streamOf(Card* card);
+// Of a request; of the recorded work while work is being recorded, which serves many requests.
 uint32_t* faultWord(Card* card, uint32_t request);
 std::atomic<uint64_t>* launchCount(Card* card);
 // Made by the library when the card is opened, gone before the card.
@@ -31,6 +32,10 @@ size_t freeMemory(Card* card);
 void upload(Card* card, void* to, const void* host, size_t bytes, CallFailure* failure);
 void fill(Card* card, void* to, unsigned char byte, size_t bytes, CallFailure* failure);
 void finish(Card* card, uint32_t request, void* host, const void* from, size_t bytes, FinishFn told, void* context);
+void beginRecording(Card* card);
+Graph* endRecording(Card* card);
+void replay(Card* card, Graph* graph, uint32_t request, CallFailure* failure);
+void forget(Card* card, Graph* graph);
 void wait(Card* card);
 void copyNow(Card* card, void* host, const void* from, size_t bytes);
 

@@ -4,7 +4,9 @@
 
 #include "cuda/kernel.h"
 
-#if !defined(INFINITY_SIMT)
+#if defined(INFINITY_SIMT)
+#include <tuple>
+#else
 #include <nvtx3/nvToolsExt.h>
 #endif
 
@@ -20,7 +22,14 @@ struct LaunchShape {
 template <class... P, class... A>
 void launch(const KernelArgs& a, const char* name, void (*kernel)(P...), const LaunchShape& shape, A&&... args) {
   a.launches->fetch_add(1, std::memory_order_relaxed);
-  simt::run(name, shape.grid, shape.block, shape.shared, [&] { kernel(static_cast<P>(args)...); });
+  // As a graph does, recorded work keeps the arguments' values.
+  const auto work = [=, values = std::tuple<std::decay_t<P>...>(static_cast<P>(args)...)] {
+    simt::run(name, shape.grid, shape.block, shape.shared, [&] { std::apply(kernel, values); });
+  };
+  if (a.stream && a.stream->recording)
+    a.stream->recording->emplace_back(work);
+  else
+    work();
 }
 
 #else

@@ -62,8 +62,28 @@ size_t decisions(Card* card, char* to, size_t room) {
 }
 
 constexpr Library kLibrary = {
-    kLibraryVersion, kOpsDigest, open,   closeCard, allocate, release,  freeMemory, find, accepts, plan, run,
-    upload,          fill,       finish, wait,      copyNow,  launches, decisions,
+    kLibraryVersion,
+    kOpsDigest,
+    open,
+    closeCard,
+    allocate,
+    release,
+    freeMemory,
+    find,
+    accepts,
+    plan,
+    run,
+    upload,
+    fill,
+    finish,
+    wait,
+    copyNow,
+    launches,
+    decisions,
+    beginRecording,
+    endRecording,
+    replay,
+    forget,
 };
 
 }  // namespace

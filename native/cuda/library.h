@@ -45,6 +45,7 @@ struct CardOptions {
 };
 
 struct Card;         // an opened card with its stream
+struct Graph;        // recorded work
 struct KernelEntry;  // cuda/kernel.h
 
 struct Operands {
@@ -56,7 +57,7 @@ struct Operands {
 // Told, on a thread of the library, that a read is complete.
 using FinishFn = void (*)(void* context, uint32_t fault, const char* error);
 
-constexpr uint32_t kLibraryVersion = 5;
+constexpr uint32_t kLibraryVersion = 6;
 
 struct Library {
   uint32_t version;
@@ -83,6 +84,11 @@ struct Library {
   // The ways that products went so far, a line each. Writes at most `room` bytes, the last of them 0, and returns how
   // many the whole text has without it.
   size_t (*decisions)(Card*, char* to, size_t room);
+  // Between the two calls `run` and `fill` are recorded, not run. Null where the card's driver could not.
+  void (*beginRecording)(Card*);
+  Graph* (*endRecording)(Card*);
+  void (*replay)(Card*, Graph*, uint32_t request, CallFailure*);
+  void (*forget)(Card*, Graph*);
 };
 
 // The one symbol of the library.

@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "tests/simt.h"
+
 namespace {
 
 using cublasStatus_t = int;
@@ -211,26 +213,11 @@ EXPORT cublasLtMatmulAlgoGetHeuristic(void* handle, void* matmul, void* a, void*
   return CUBLAS_STATUS_SUCCESS;
 }
 
-EXPORT cublasLtMatmul(void* handle, void* matmul, const void* alpha, const void* aData, void* aLayout,
-                      const void* bData, void* bLayout, const void* beta, const void* cData, void* cLayout, void* dData,
-                      void* dLayout, const Algorithm* algorithm, void* workspace, size_t workspaceBytes, void*) {
-  const Problem p = {as<Matmul>(matmul, Kind::matmul), as<Layout>(aLayout, Kind::layout),
-                     as<Layout>(bLayout, Kind::layout), as<Layout>(cLayout, Kind::layout),
-                     as<Layout>(dLayout, Kind::layout)};
-  if (!as<Handle>(handle, Kind::handle)) return CUBLAS_STATUS_NOT_INITIALIZED;
-  if (const cublasStatus_t status = p.check()) return status;
-  if (!alpha || !beta || !aData || !bData || !cData || !dData || !algorithm) return CUBLAS_STATUS_INVALID_VALUE;
-  Preference wants{{Kind::preference}};
-  wants.alignment[0] = static_cast<uint32_t>(algorithm->data[7]);
-  const Algorithm same = p.algorithm(wants);
-  if (std::memcmp(&same, algorithm, sizeof same)) return CUBLAS_STATUS_INVALID_VALUE;
-  for (const void* data : {aData, bData, cData, static_cast<const void*>(dData)})
-    if (!aligned(data, wants.alignment[0])) return CUBLAS_STATUS_INVALID_VALUE;
-  if (!workspace || workspaceBytes < kWorkspace || !aligned(workspace, 256)) return CUBLAS_STATUS_INVALID_VALUE;
-  std::memset(workspace, 0xff, kWorkspace);
+namespace {
 
+void multiply(const Problem& p, float by, float onto, const void* aData, const void* bData, const void* cData,
+              void* dData) {
   const uint64_t m = p.m(), n = p.n(), k = p.k();
-  const float by = *static_cast<const float*>(alpha), onto = *static_cast<const float*>(beta);
   const auto leading = static_cast<uint64_t>(p.d->leading), leadingC = static_cast<uint64_t>(p.c->leading);
   std::vector<float> rowOfA(k);
   for (uint64_t i = 0; i < m; ++i) {
@@ -251,5 +238,36 @@ EXPORT cublasLtMatmul(void* handle, void* matmul, const void* alpha, const void*
       for (uint64_t l = k; l-- > 0;) sum += element(bData, *p.b, p.op->transB, l, j);
       store(p.op->bias, p.d->type, j, sum);
     }
+}
+
+}  // namespace
+
+EXPORT cublasLtMatmul(void* handle, void* matmul, const void* alpha, const void* aData, void* aLayout,
+                      const void* bData, void* bLayout, const void* beta, const void* cData, void* cLayout, void* dData,
+                      void* dLayout, const Algorithm* algorithm, void* workspace, size_t workspaceBytes,
+                      simt::Stream* stream) {
+  const Problem p = {as<Matmul>(matmul, Kind::matmul), as<Layout>(aLayout, Kind::layout),
+                     as<Layout>(bLayout, Kind::layout), as<Layout>(cLayout, Kind::layout),
+                     as<Layout>(dLayout, Kind::layout)};
+  if (!as<Handle>(handle, Kind::handle)) return CUBLAS_STATUS_NOT_INITIALIZED;
+  if (const cublasStatus_t status = p.check()) return status;
+  if (!alpha || !beta || !aData || !bData || !cData || !dData || !algorithm) return CUBLAS_STATUS_INVALID_VALUE;
+  Preference wants{{Kind::preference}};
+  wants.alignment[0] = static_cast<uint32_t>(algorithm->data[7]);
+  const Algorithm same = p.algorithm(wants);
+  if (std::memcmp(&same, algorithm, sizeof same)) return CUBLAS_STATUS_INVALID_VALUE;
+  for (const void* data : {aData, bData, cData, static_cast<const void*>(dData)})
+    if (!aligned(data, wants.alignment[0])) return CUBLAS_STATUS_INVALID_VALUE;
+  if (!workspace || workspaceBytes < kWorkspace || !aligned(workspace, 256)) return CUBLAS_STATUS_INVALID_VALUE;
+  // What is recorded keeps the values that it was given: descriptors change from call to call.
+  const auto work = [=, op = *p.op, a = *p.a, b = *p.b, c = *p.c, d = *p.d, by = *static_cast<const float*>(alpha),
+                     onto = *static_cast<const float*>(beta)] {
+    std::memset(workspace, 0xff, kWorkspace);
+    multiply({&op, &a, &b, &c, &d}, by, onto, aData, bData, cData, dData);
+  };
+  if (stream && stream->recording)
+    stream->recording->emplace_back(work);
+  else
+    work();
   return CUBLAS_STATUS_SUCCESS;
 }

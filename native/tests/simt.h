@@ -12,7 +12,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <type_traits>
+#include <vector>
 
 #define __global__
 #define __device__
@@ -210,8 +212,17 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 inline int2 make_int2(int x, int y) { return {x, y}; }
 
+namespace simt {
+
+// Work is done when it is put on the stream, unless it is being recorded.
+struct Stream {
+  std::vector<std::function<void()>>* recording = nullptr;
+};
+
+}  // namespace simt
+
 namespace infinity::cuda {
-using Stream = void*;
+using Stream = simt::Stream*;
 }
 
 #include "tests/simt_hopper.h"

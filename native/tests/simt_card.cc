@@ -4,13 +4,21 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <unordered_map>
 
 #include "cuda/card.h"
+#include "cuda/fault.h"
 #include "cuda/route.h"
 
 namespace infinity::cuda {
+
+struct Graph {
+  std::vector<std::function<void()>> work;
+  uint32_t fault = 0;
+  uint64_t launches = 0;
+};
 
 struct Card {
   DeviceFacts facts;
@@ -20,6 +28,8 @@ struct Card {
   std::atomic<uint64_t> launches{0};
   std::string fastest;
   std::unique_ptr<ProductRoutes> routes;
+  simt::Stream stream;
+  std::unique_ptr<Graph> recording;
 };
 
 Card* openCard(int ordinal, DeviceInfo* info, CallFailure* failure) {
@@ -34,7 +44,7 @@ Card* openCard(int ordinal, DeviceInfo* info, CallFailure* failure) {
   const char* architecture = std::getenv("SIMT_ARCHITECTURE");
   const bool hopper = architecture && !std::strcmp(architecture, "90");
   *info = {{4, hopper ? 90u : 80u, hopper ? 232448u : 166912u, 40u << 20}, bytes, "host emulation"};
-  return new Card{info->facts, {}, bytes, 0, {}, {}, fastest ? fastest : "", {}};
+  return new Card{info->facts, {}, bytes, 0, {}, {}, fastest ? fastest : "", {}, {}, {}};
 }
 
 void closeCard(Card* card) {
@@ -42,12 +52,14 @@ void closeCard(Card* card) {
   delete card;
 }
 const DeviceFacts* factsOf(const Card* card) { return &card->facts; }
-Stream streamOf(Card*) { return nullptr; }
-uint32_t* faultWord(Card* card, uint32_t request) { return &card->faults[request % kFaultWords]; }
+Stream streamOf(Card* card) { return &card->stream; }
+uint32_t* faultWord(Card* card, uint32_t request) {
+  return card->recording ? &card->recording->fault : &card->faults[request % kFaultWords];
+}
 std::atomic<uint64_t>* launchCount(Card* card) { return &card->launches; }
 std::unique_ptr<ProductRoutes>& productRoutes(Card* card) { return card->routes; }
 
-bool isRecording(Card*) { return false; }
+bool isRecording(Card* card) { return card->recording != nullptr; }
 double timeOf(Card* card, const char* what, int, void (*put)(const void*), const void* context) {
   put(context);
   return card->fastest == what ? 1 : 2;
@@ -72,7 +84,34 @@ void release(Card* card, void* block) {
 size_t freeMemory(Card* card) { return card->memory - card->taken; }
 
 void upload(Card*, void* to, const void* host, size_t bytes, CallFailure*) { std::memcpy(to, host, bytes); }
-void fill(Card*, void* to, unsigned char byte, size_t bytes, CallFailure*) { std::memset(to, byte, bytes); }
+void fill(Card* card, void* to, unsigned char byte, size_t bytes, CallFailure*) {
+  const auto work = [=] { std::memset(to, byte, bytes); };
+  if (card->recording)
+    card->recording->work.emplace_back(work);
+  else
+    work();
+}
+
+void beginRecording(Card* card) {
+  card->recording = std::make_unique<Graph>();
+  card->recording->launches = card->launches;
+  card->stream.recording = &card->recording->work;
+}
+Graph* endRecording(Card* card) {
+  card->stream.recording = nullptr;
+  Graph* graph = card->recording.release();
+  graph->launches = card->launches - graph->launches;
+  card->launches -= graph->launches;
+  return graph;
+}
+void replay(Card* card, Graph* graph, uint32_t request, CallFailure* failure) {
+  for (const auto& work : graph->work) work();
+  card->launches += graph->launches;
+  moveFault({nullptr, nullptr, nullptr, nullptr, &card->stream, faultWord(card, request), &card->facts, failure,
+             &card->launches, nullptr},
+            &graph->fault);
+}
+void forget(Card*, Graph* graph) { delete graph; }
 
 void finish(Card* card, uint32_t request, void* host, const void* from, size_t bytes, FinishFn told, void* context) {
   if (bytes) std::memcpy(host, from, bytes);

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import type { Device } from '../../lib/device.js';
 import { bitHeadSample } from '../../lib/ops/bit_head.js';
 import { bitCrossEntropy, bitLoss, foldBitHead } from '../../lib/ops/bit_loss.js';
-import { bitSample, bitsToCodes, drawKeys, packBits } from '../../lib/ops/bits.js';
+import { bitSample, bitsToCodes, choiceRows, drawKeys, packBits } from '../../lib/ops/bits.js';
 import { Op } from '../../lib/ops/generated.js';
 import { linear } from '../../lib/ops/linear.js';
 import { run, statistic } from '../../lib/ops/run.js';
@@ -224,16 +224,17 @@ for (const [isa, device] of isaDevices()) {
           const [bits, prob0, packed, codes, packedBits, codesOfBits] = scope(() => {
             const operands = [on16(x.subarray(0, samples * L * C), [samples, L, C]), on16(w, [D, C]), on16(b, [D])];
             const draws = Tensor.from(uniform(4, B * L * D), [B, L, D], 'f32', device);
+            const choice = Tensor.from(choiceRows([{ guidance }]), [3], 'f32', device);
             const [bits, prob0, packed, codes] = run(
               Op.bitHeadSample,
-              [...operands, draws, null],
+              [...operands, draws, null, choice],
               [
                 { dtype: 'u8', shape: [B, L, D] },
                 { dtype: 'f32', shape: [B, L, D] },
                 { dtype: 'u8', shape: [B, L, Math.ceil(D / 8)] },
                 { dtype: 'bf16', shape: [B, L, D] },
               ],
-              [guidance, 1, 0, -1, 0, RandomStream.bitDraw, D],
+              [0, 0, RandomStream.bitDraw, D],
             );
             return [bits!, prob0!, packed!, codes!, packBits(bits!), bitsToCodes(bits!)];
           });

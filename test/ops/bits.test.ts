@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
 import type { Device } from '../../lib/device.js';
-import { bitFlip, bitSample, bitsToCodes, drawKeys, packBits, unpackBits } from '../../lib/ops/bits.js';
+import { bitFlip, bitSample, bitsToCodes, choiceRows, drawKeys, packBits, unpackBits } from '../../lib/ops/bits.js';
 import { Op } from '../../lib/ops/generated.js';
 import { philox4x32, RandomStream, uniformDraw } from '../../lib/philox.js';
 import { Tensor } from '../../lib/tensor.js';
@@ -207,8 +207,10 @@ for (const [isa, device] of isaDevices()) {
         await assertMixed16(device, Op.bitsToCodes, [bits(B, L, d)], [stored(B, L, d)]);
         const draws = measure([B, L, d], uniform(9, B * L * d));
         for (const uncond of [stored(B, L, 2 * d), null]) {
-          const inputs = [stored(B, L, 2 * d), uncond, draws, null];
-          const params = [3, 1.25, 0, 0.1, 0, RandomStream.bitDraw];
+          const choice = (on: Device): Tensor =>
+            Tensor.from(choiceRows([{ guidance: 3, tau: 0.8, topP: 0.9 }]), [3], 'f32', on);
+          const inputs = [stored(B, L, 2 * d), uncond, draws, null, choice];
+          const params = [0, 0, RandomStream.bitDraw];
           await assertMixed16(device, Op.bitSample, inputs, [bits(B, L, d), measure([B, L, d])], { params, scale: 4 });
         }
       }

@@ -10,6 +10,7 @@ const LIB_FLOORS: readonly (readonly string[])[] = [
   ['native.ts', 'philox.ts', 'io'],
   ['device.ts', 'data'],
   ['tensor.ts'],
+  ['program.ts'],
   ['ops', 'submission.ts'],
   ['tape.ts'],
   ['nn'],

@@ -6,8 +6,8 @@
 
 namespace infinity {
 
-// bit_head_sample: hidden states [B or 2B, L, C], head [D, C], bias [D]?, draws [B, L, D]?, keys [B, 3]?
-// → bits [B, L, D], probabilities of 0?, packed bits [B, L, ⌈D/8⌉]?, codes?
+// bit_head_sample: hidden states [B or 2B, L, C], head [D, C], bias [D]?, draws [B, L, D]?, keys [B, 3]?,
+// choice [3] → bits [B, L, D], probabilities of 0?, packed bits [B, L, ⌈D/8⌉]?, codes?
 // The second half of 2B samples is unconditional. Outputs that are not asked for are u8 of another size.
 struct BitHeadSampleParams {
   BitSampleParams sample;

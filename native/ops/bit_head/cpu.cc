@@ -76,16 +76,17 @@ void mixHidden(const KernelArgs& a, T guidance, T* to) {
 template <class T>
 void bitHeadSampleKernel(const KernelArgs& a) {
   const auto& p = a.paramsAs<BitHeadSampleParams>();
+  const auto& choice = *a.in[5].as<SampleChoice>();
   const SampleScratch<T> scratch(a);
   const int64_t rows = a.out[0].rows(), D = a.out[0].cols();
   const T* hidden = a.in[0].as<T>();
   if (guided(a.in[0], a.out[0])) {
-    mixHidden<T>(a, p.sample.guidance, scratch.hidden);
+    mixHidden<T>(a, choice.guidance, scratch.hidden);
     hidden = scratch.hidden;
   }
   gapsOf(a, hidden, rows, D, scratch.gaps, scratch.product);
   const T* gaps = scratch.gaps;
-  sampleBits<T>(a, p.sample, a.in[3], a.in[4], [&](int64_t i) { return gaps[i]; });
+  sampleBits<T>(a, p.sample, choice, a.in[3], a.in[4], [&](int64_t i) { return gaps[i]; });
 
   const uint8_t* bits = a.out[0].as<uint8_t>();
   if (wanted(a.out[2], a.out[0])) packRows(bits, rows, D, a.out[2].as<uint8_t>());

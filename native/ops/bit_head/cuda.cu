@@ -24,6 +24,7 @@ struct SampleTargets {
   float magnitude;
   uint32_t* fault;
   int64_t perImage;  // tokens
+  const SampleChoice* choice;
   BitSampleParams p;
 };
 
@@ -32,6 +33,8 @@ __global__ void __launch_bounds__(kHeadThreads) bitHeadSampleKernel(HeadOperands
   __shared__ float gaps[Gaps::floats];
   const int64_t first = static_cast<int64_t>(blockIdx.x) * Gaps::rows;
   const int column = static_cast<int>(blockIdx.y) * Gaps::columns;
+  const SampleChoice by = *to.choice;
+  h.guidance = by.guidance;
   Gaps::gaps(h, first, column, gaps);
   // Four bits a thread; two neighbours make a byte.
   constexpr int quads = Gaps::columns / 4;
@@ -48,7 +51,8 @@ __global__ void __launch_bounds__(kHeadThreads) bitHeadSampleKernel(HeadOperands
       uniforms(to.draws, to.keys, image, to.perImage * h.D, element, count, to.p.scale, to.p.stream, u);
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        const DrawnBit drawn = drawBit(Gaps::row(gaps, 0, r)[c + k] * to.p.inverseTau, u[k], to.p);
+        const DrawnBit drawn =
+            drawBit(Gaps::row(gaps, 0, r)[c + k] * by.inverseTau, u[k], to.p.greedy != 0, by.threshold);
         if (k < count && drawn.prob0 != drawn.prob0) atomicOr(to.fault, kNotANumber);
         zero[k] = drawn.prob0;
         bit[k] = drawn.bit;
@@ -69,10 +73,7 @@ void launchBitHeadSample(const KernelArgs& a) {
   const auto& p = a.paramsAs<BitHeadSampleParams>();
   const TensorView& bits = a.out[0];
   HeadOperands h = operandsOf(a, bits.rows(), bits.cols());
-  if (guided(a.in[0], bits)) {
-    h.other = a.in[0].as<char>() + a.in[0].bytes() / 2;
-    h.guidance = p.sample.guidance;
-  }
+  if (guided(a.in[0], bits)) h.other = a.in[0].as<char>() + a.in[0].bytes() / 2;
   const TensorView none;
   const SampleTargets to = {a.in[3].as<float>(),
                             a.in[4].as<uint32_t>(),
@@ -83,6 +84,7 @@ void launchBitHeadSample(const KernelArgs& a) {
                             codeMagnitude<float>(p.codeBits),
                             a.fault,
                             bits.rows() / bits.dims[0],
+                            a.in[5].as<SampleChoice>(),
                             p.sample};
   const auto sample = [&](auto gaps) {
     using Gaps = decltype(gaps);

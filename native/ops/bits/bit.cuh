@@ -10,12 +10,12 @@ struct DrawnBit {
   uint8_t bit;
 };
 
-// `gap` is guided and divided by τ; u is uniform.
-__device__ __forceinline__ DrawnBit drawBit(float gap, float u, const BitSampleParams& p) {
+// `gap` is guided and divided by τ; u is uniform. The less likely value is dropped up to the threshold.
+__device__ __forceinline__ DrawnBit drawBit(float gap, float u, bool greedy, float threshold) {
   float prob0 = sigmoid(-gap);
   const float less = fminf(prob0, 1.0f - prob0);
-  if (p.greedy || less <= p.threshold) prob0 = gap > 0 ? 0.0f : prob0 == prob0 ? 1.0f : prob0;
-  return {prob0, static_cast<uint8_t>((p.greedy ? 0.5f : u) > prob0)};
+  if (greedy || less <= threshold) prob0 = gap > 0 ? 0.0f : prob0 == prob0 ? 1.0f : prob0;
+  return {prob0, static_cast<uint8_t>((greedy ? 0.5f : u) > prob0)};
 }
 
 struct BitTerm {

@@ -17,12 +17,16 @@ struct BitLossParams {
 };
 
 struct BitSampleParams {
-  float guidance;  // guided = guidance · conditional + (1 − guidance) · unconditional
-  float inverseTau;
   uint32_t greedy;
-  float threshold;  // 1 − top_p: the less likely value is dropped when its probability is not above; negative: never
   uint32_t scale;
   uint32_t stream;
+};
+
+// An operand f32 [3] of what draws, so that recorded commands can be run with other values.
+struct SampleChoice {
+  float guidance;  // guided = guidance · conditional + (1 − guidance) · unconditional
+  float inverseTau;
+  float threshold;  // 1 − top_p: the least likely values of at most this probability are dropped; negative: none
 };
 
 namespace {

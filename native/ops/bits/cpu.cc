@@ -111,8 +111,9 @@ template <class T>
 void bitSampleKernel(const KernelArgs& a) {
   const auto& p = a.paramsAs<BitSampleParams>();
   const T *cond = a.in[0].as<T>(), *uncond = a.in[1].as<T>();
-  const T guidance = p.guidance, rest = 1 - guidance;
-  sampleBits<T>(a, p, a.in[2], a.in[3], [&](int64_t i) {
+  const auto& choice = *a.in[4].as<SampleChoice>();
+  const T guidance = choice.guidance, rest = 1 - guidance;
+  sampleBits<T>(a, p, choice, a.in[2], a.in[3], [&](int64_t i) {
     const T g = cond[2 * i + 1] - cond[2 * i];
     return uncond ? guidance * g + rest * (uncond[2 * i + 1] - uncond[2 * i]) : g;
   });

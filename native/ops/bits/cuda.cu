@@ -146,7 +146,9 @@ void launchBitFlip(const KernelArgs& a) {
 // Logits of the conditional and the unconditional branch (or null), two a bit.
 template <class T>
 __global__ void bitSampleKernel(const T* cond, const T* uncond, const float* draws, const uint32_t* keys, uint8_t* bits,
-                                float* prob0, uint32_t* fault, int64_t images, int64_t perImage, BitSampleParams p) {
+                                const SampleChoice* choice, float* prob0, uint32_t* fault, int64_t images,
+                                int64_t perImage, BitSampleParams p) {
+  const SampleChoice by = *choice;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads * 4;
   for (int64_t b = blockIdx.y; b < images; b += gridDim.y) {
     for (int64_t e = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * 4; e < perImage; e += step) {
@@ -160,8 +162,8 @@ __global__ void bitSampleKernel(const T* cond, const T* uncond, const float* dra
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         float gap = logits[2 * k + 1] - logits[2 * k];
-        if (uncond) gap = p.guidance * gap + (1.0f - p.guidance) * (other[2 * k + 1] - other[2 * k]);
-        const DrawnBit drawn = drawBit(gap * p.inverseTau, u[k], p);
+        if (uncond) gap = by.guidance * gap + (1.0f - by.guidance) * (other[2 * k + 1] - other[2 * k]);
+        const DrawnBit drawn = drawBit(gap * by.inverseTau, u[k], p.greedy != 0, by.threshold);
         if (drawn.prob0 != drawn.prob0) atomicOr(fault, kNotANumber);
         zero[k] = drawn.prob0;
         bit[k] = drawn.bit;
@@ -177,8 +179,8 @@ void launchBitSample(const KernelArgs& a) {
   withElement(a.in[0].dtype, [&](auto element) {
     using T = decltype(element);
     launch(a, "bit_sample", bitSampleKernel<T>, overImages(a, images, perImage), a.in[0].as<T>(), a.in[1].as<T>(),
-           a.in[2].as<float>(), a.in[3].as<uint32_t>(), a.out[0].as<uint8_t>(), a.out[1].as<float>(), a.fault, images,
-           perImage, a.paramsAs<BitSampleParams>());
+           a.in[2].as<float>(), a.in[3].as<uint32_t>(), a.out[0].as<uint8_t>(), a.in[4].as<SampleChoice>(),
+           a.out[1].as<float>(), a.fault, images, perImage, a.paramsAs<BitSampleParams>());
   });
 }
 

@@ -12,13 +12,13 @@ namespace {
 // Official order of operations, two classes: guide, divide by τ, keep the k or p most likely, draw. gapOf(i) is the
 // guided gap of element i of bits a.out[0]; a.out[1] takes the probabilities of 0 where it is of the type T.
 template <class T, class GapOf>
-void sampleBits(const KernelArgs& a, const BitSampleParams& p, const TensorView& recorded, const TensorView& keys,
-                const GapOf& gapOf) {
+void sampleBits(const KernelArgs& a, const BitSampleParams& p, const SampleChoice& choice, const TensorView& recorded,
+                const TensorView& keys, const GapOf& gapOf) {
   const T* draws = recorded.as<T>();
   uint8_t* bits = a.out[0].as<uint8_t>();
   T* prob0 = a.out[1].dtype == DType::u8 ? nullptr : a.out[1].as<T>();
   const int64_t d = a.out[0].cols(), images = a.out[0].dims[0], rows = a.out[0].rows() / images;
-  const T inverseTau = p.inverseTau;
+  const T inverseTau = choice.inverseTau;
   constexpr int lanes = lanesOf<T>;
   const int64_t rowsPerTile = 64, perImage = tilesFor(rows, rowsPerTile);
   std::atomic<bool> invalid{false};
@@ -37,7 +37,7 @@ void sampleBits(const KernelArgs& a, const BitSampleParams& p, const TensorView&
         T p0 = zero[i];
         if (p0 != p0) invalid.store(true, std::memory_order_relaxed);
         const T less = p0 < 1 - p0 ? p0 : 1 - p0;
-        if (p.greedy || less <= p.threshold) p0 = gap[i] > 0 ? 0 : 1;
+        if (p.greedy || less <= choice.threshold) p0 = gap[i] > 0 ? 0 : 1;
         const T u = p.greedy ? static_cast<T>(0.5) : draws ? draws[at + i] : run.at(static_cast<uint32_t>(e + i));
         if (prob0) prob0[at + i] = p0;
         bits[at + i] = u > p0;

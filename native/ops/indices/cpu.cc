@@ -2,6 +2,7 @@
 
 #include "cpu/kernel.h"
 #include "cpu/simd.h"
+#include "ops/bits/bits.h"
 #include "ops/bits/draws.h"
 #include "ops/indices/indices.h"
 
@@ -174,7 +175,8 @@ void indexSampleKernel(const KernelArgs& a) {
   T* probability = a.out[1].as<T>();
   const int64_t V = a.in[0].cols(), images = a.out[0].dims[0], tokens = a.out[0].rows() / images;
   const int d = static_cast<int>(a.out[0].cols());
-  const T guidance = p.guidance, rest = 1 - guidance, inverseTau = p.inverseTau;
+  const auto& by = *a.in[4].as<SampleChoice>();
+  const T guidance = by.guidance, rest = 1 - guidance, inverseTau = by.inverseTau;
   constexpr int lanes = lanesOf<T>;
   std::atomic<bool> invalid{false};
   const size_t bytes = static_cast<size_t>(2 * V) * sizeof(T);
@@ -199,10 +201,10 @@ void indexSampleKernel(const KernelArgs& a) {
       const Order high = orderOf(bitcast<Order>(top));
       Order least = choice.leastOfTop(p.topK, orderOf(bitcast<Order>(bottom)), high);
       double kept = choice.massBetween(least, high);
-      if (p.threshold >= 0) {
+      if (by.threshold >= 0) {
         // The first order up to which more than the threshold lies; the most likely code always stays.
         const Order from = least;
-        const double most = p.threshold * kept;
+        const double most = by.threshold * kept;
         least = firstOrder(from, high, [&](Order upTo) { return choice.massBetween(from, upTo) > most; });
         kept = choice.massBetween(least, high);
       }

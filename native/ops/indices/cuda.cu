@@ -1,4 +1,5 @@
 #include "cuda/sum.cuh"
+#include "ops/bits/bits.h"
 #include "ops/bits/draws.cuh"
 #include "ops/indices/indices.h"
 #include "ops/reduce/cuda_rows.cuh"
@@ -139,14 +140,15 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     indexSampleKernel(const T* cond, const T* uncond, const float* draws, const uint32_t* keys, uint8_t* bits,
                       float* probability, uint32_t* fault, int64_t rows, int64_t tokens, int V, int d,
-                      IndexSampleParams p) {
+                      const SampleChoice* choice, IndexSampleParams p) {
   __shared__ Slots slots;
+  const SampleChoice by = *choice;
   const int thread = static_cast<int>(threadIdx.x);
   for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
     const auto at = [&](int i) {
       float x = toFloat(cond[r * V + i]);
-      if (uncond) x = p.guidance * x + (1.0f - p.guidance) * toFloat(uncond[r * V + i]);
-      return x * p.inverseTau + 0.0f;  // the sum turns −0 into 0, which has another order
+      if (uncond) x = by.guidance * x + (1.0f - by.guidance) * toFloat(uncond[r * V + i]);
+      return x * by.inverseTau + 0.0f;  // the sum turns −0 into 0, which has another order
     };
     const auto orderAt = [&](int i) { return orderOf(__float_as_uint(at(i))); };
     const Candidate top = likeliest(V, at, slots);
@@ -176,10 +178,10 @@ __global__ void __launch_bounds__(kThreads)
         });
       }
       float kept = massBetween(least, high);
-      if (p.threshold >= 0) {
+      if (by.threshold >= 0) {
         // The first order up to which more than the threshold lies; the most likely code always stays.
         const uint32_t from = least;
-        const float most = p.threshold * kept;
+        const float most = by.threshold * kept;
         least = firstOrder(from, high, [&](uint32_t order) { return massBetween(from, order) > most; });
         kept = massBetween(least, high);
       }
@@ -229,7 +231,7 @@ void launchIndexSample(const KernelArgs& a) {
     launch(a, "index_sample", indexSampleKernel<T>, overTokens(rows), a.in[0].as<T>(), a.in[1].as<T>(),
            a.in[2].as<float>(), a.in[3].as<uint32_t>(), a.out[0].as<uint8_t>(), a.out[1].as<float>(), a.fault, rows,
            rows / a.out[0].dims[0], static_cast<int>(a.in[0].cols()), static_cast<int>(a.out[0].cols()),
-           a.paramsAs<IndexSampleParams>());
+           a.in[4].as<SampleChoice>(), a.paramsAs<IndexSampleParams>());
   });
 }
 

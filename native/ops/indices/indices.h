@@ -14,11 +14,8 @@ struct IndexLossParams {
 };
 
 struct IndexSampleParams {
-  float guidance;  // guided = guidance · conditional + (1 − guidance) · unconditional
-  float inverseTau;
-  uint32_t topK;    // 1 is greedy, 0 keeps all
-  float threshold;  // 1 − top_p: the least likely codes of at most this probability in all are dropped; negative: none
-  uint32_t scale;   // words of the Philox counter, see core/philox.h
+  uint32_t topK;   // 1 is greedy, 0 keeps all
+  uint32_t scale;  // words of the Philox counter, see core/philox.h
   uint32_t stream;
 };
 
