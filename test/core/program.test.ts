@@ -3,9 +3,12 @@ import assert from 'node:assert/strict';
 import { Device } from '../../lib/device.js';
 import { bitSample } from '../../lib/ops/bits.js';
 import { add, exp, mul, scale } from '../../lib/ops/elementwise.js';
+import { linear } from '../../lib/ops/linear.js';
+import { cast } from '../../lib/ops/shape.js';
 import { Program } from '../../lib/program.js';
 import { scope, Tensor } from '../../lib/tensor.js';
 import { isaDevices, random } from '../support/numeric.js';
+import { onRoute, ROUTES } from '../support/product_routes.js';
 
 const numbers = (...values: number[]): Float32Array => Float32Array.from(values);
 
@@ -220,6 +223,26 @@ describe('programs', () => {
     program.dispose();
     y.dispose();
   });
+
+  for (const route of ROUTES)
+    it(`hold products that go by ${route}`, async function () {
+      const card = onRoute(route);
+      if (typeof card === 'string') return this.skip(); // there is no such way here
+      const [x, w] = scope(
+        () => [cast(random(card, 1, [24, 32]), 'bf16'), cast(random(card, 2, [16, 32]), 'bf16')] as const,
+      );
+      const program = new Program(card);
+      const y = program.record(() => linear(x, w));
+      for (let run = 0; run < 2; run++) {
+        program.run();
+        const want = linear(x, w);
+        assert.deepEqual(await y.read(), await want.read());
+        x.write(new Uint16Array(x.size).map((_, i) => 0x3f80 + (i % 9)));
+      }
+      for (const line of card.decisions()) assert.match(line, new RegExp(`: ${route} `));
+      program.dispose();
+      card.close();
+    });
 
   it('count the kernels of every run of a card', async function () {
     if (!process.env.NODE_INFINITY_CUDA_LIBRARY) this.skip(); // there is no card
