@@ -189,6 +189,7 @@ void closeCard(Card* card) {
 }
 
 const DeviceFacts* factsOf(const Card* card) { return &card->facts; }
+void makeCurrent(Card* card) { cudaSetDevice(card->ordinal); }
 Stream streamOf(Card* card) { return card->stream; }
 uint32_t* faultWord(Card* card, uint32_t request) {
   return card->recording ? card->recording->fault : card->faults + request % kFaultWords;

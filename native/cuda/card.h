@@ -13,6 +13,8 @@ constexpr uint32_t kFaultWords = 1024;
 Card* openCard(int ordinal, DeviceInfo* info, CallFailure* failure);
 void closeCard(Card* card);
 const DeviceFacts* factsOf(const Card* card);
+// What this thread launches from now on is of this card.
+void makeCurrent(Card* card);
 Stream streamOf(Card* card);
 // Of a request; of the recorded work while work is being recorded, which serves many requests.
 uint32_t* faultWord(Card* card, uint32_t request);

@@ -49,6 +49,7 @@ size_t plan(Card* card, const KernelEntry* entry, const Operands& o) {
 
 void run(Card* card, const KernelEntry* entry, const Operands& o, void* scratch, uint32_t request,
          CallFailure* failure) {
+  makeCurrent(card);
   entry->launch({o.in, o.out, o.params, scratch, streamOf(card), faultWord(card, request), factsOf(card), failure,
                  launchCount(card), productRoutes(card).get()});
 }

@@ -4,9 +4,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Device, type DeviceOptions } from '../../lib/device.js';
 import { linear } from '../../lib/ops/linear.js';
+import { Program } from '../../lib/program.js';
 import { type Shape, scope, sizeOf, Tensor } from '../../lib/tensor.js';
 import { toBf16 } from '../support/bf16.js';
-import { CUDA, random, randomArray } from '../support/numeric.js';
+import { CUDA, random, randomArray, relativeError } from '../support/numeric.js';
 import { EMULATED, fakeCublasLt, openOnCard } from '../support/product_routes.js';
 
 const bf16 = (device: Device, seed: number, shape: Shape): Tensor =>
@@ -118,6 +119,41 @@ describe('the ways of matrix products', () => {
       // One kernel for f32; for bf16 another, or the rounding of the bias and a call of the library.
       await opened({ deterministic: false }, check('fragments', [1, 2], 2), { SIMT_FASTEST: 'fragments' });
       await opened({ deterministic: false }, check('cublaslt', [2, 1], 3), { SIMT_FASTEST: 'cublaslt' });
+    });
+
+    it('are recorded as they were decided, by rule where nothing was; cuBLASLt runs again with the rest', async function () {
+      if (!EMULATED) this.skip(); // whether cuBLASLt is the fastest of a card is its own
+      const check = async (device: Device): Promise<void> => {
+        const [M, N, K] = [8, 16, 32];
+        using x = bf16(device, 1, [M, K]);
+        using w = bf16(device, 2, [N, K]);
+        using b = random(device, 3, [N]);
+        using residual = bf16(device, 4, [M, N]);
+        using gate = bf16(device, 5, [1, N]);
+        using square = bf16(device, 6, [N, N]);
+        // A rounded bias and one call; a call and our epilogue.
+        const products = () => scope(() => linear(linear(x, w, b), square, null, { residual, gate }));
+        const early = new Program(device);
+        using byRule = early.record(products);
+        early.run();
+        await device.sync();
+        assert.deepEqual(device.decisions(), []);
+        using submitted = products();
+        await device.sync();
+        assert.ok(device.decisions().every((line) => line.includes(': cublaslt (')));
+        assert.ok(relativeError(await byRule.readFloats(), await submitted.readFloats()) < 2 ** -7);
+
+        const program = new Program(device);
+        using again = program.record(products);
+        for (let run = 0; run < 2; run++) {
+          x.write(toBf16(randomArray(10 + run, M * K)));
+          program.run();
+          using want = products();
+          assert.deepEqual(await again.read(), await want.read());
+        }
+        for (const each of [early, program]) each.dispose();
+      };
+      await opened({ deterministic: false }, check, { SIMT_FASTEST: 'cublaslt' });
     });
 
     it('are what remains where cuBLASLt has no algorithm', async function () {
