@@ -265,6 +265,33 @@ for (const [isa, device] of isaDevices()) {
       });
     }
 
+    // A card takes 16, 32, 64 or 128 rows a block by how many it has to fill; the emulated one has 4 processors.
+    for (const dtype of device.kind === 'cuda' ? (['f32', 'bf16'] as const) : [])
+      for (const width of [32, 64, 96, 112, 128, 224, 256])
+        it(`${dtype}: blocks of few rows, whose warps work together, give the bits of large ones at width ${width}`, async () => {
+          const live = device.stats().liveTensors;
+          const [batch, queries, keys] = [4, 130, 75];
+          const [q, k, v] = [queries, keys, keys].map((n, i) => randomArray(i + 1, batch * n * width, 2));
+          const ranges = Array.from({ length: queries }, (_, i) => [i % 3, i % 7 === 0 ? i % 3 : 8 + ((i * 5) % 68)]);
+          const evaluateRows = async (samples: number, rows: number): Promise<Numbers> => {
+            const tensors = [
+              tensorOf(q!.slice(0, samples * rows * width), [samples, rows, width], dtype, device),
+              ...[k!, v!].map((x) =>
+                tensorOf(x.slice(0, samples * keys * width), [samples, keys, width], dtype, device),
+              ),
+            ] as [Tensor, Tensor, Tensor];
+            const range = Tensor.from(Int32Array.from(ranges.slice(0, rows).flat()), [1, rows, 2], 'i32', device);
+            const o = attention(...tensors, { heads: 1, scale: 0.5, range });
+            const values = await o.readFloats();
+            for (const t of [...tensors, range, o]) t.dispose();
+            return values;
+          };
+          const whole = await evaluateRows(batch, queries);
+          for (const rows of [1, 17, 40, 120, 130])
+            assert.deepEqual(await evaluateRows(1, rows), whole.slice(0, rows * width), `${rows} rows`);
+          await assertClean(device, live);
+        });
+
     it('a query that sees no key gets zeros and gives no gradient', async () => {
       const c: AttentionCase = { ...base, range: () => [3, 3] };
       for (const result of await evaluate(device, c, 'f32', valuesOf(c))) assert.ok(result.every((x) => x === 0));

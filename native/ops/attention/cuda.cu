@@ -54,13 +54,21 @@ constexpr int kForwardColumns = (std::is_same_v<T, bf16> ? 64 : 32) / (kWidth > 
 template <class T, int kWidth>
 constexpr int kBackwardColumns = std::is_same_v<T, bf16> || kWidth <= 128 ? 32 : 16;
 
-// Blocks of 64 rows; of 128 where the registers hold them, so that a tile of keys serves more queries.
+// Blocks of 64 rows; of 128 where the registers hold them, so that a tile of keys serves more queries; of 16 or 32, all
+// of them every warp's, where larger ones would leave processors idle. Nothing in the result depends on it.
 template <class T, int kWidth>
 using NarrowForward = Geometry<T, kWidth, 4, 1, kForwardColumns<T, kWidth>>;
 template <class T, int kWidth>
 using WideForward = Geometry<T, kWidth, 4, 2, kForwardColumns<T, kWidth>>;
 template <class T, int kWidth>
 constexpr bool kHasWideForward = std::is_same_v<T, bf16>&& kWidth <= 128;
+// Padded to parts of whole fragments.
+template <int kWidth>
+constexpr int kTogetherWidth = kWidth <= 64    ? 64
+                               : kWidth <= 128 ? 128
+                                               : 256;
+template <class T, int kWidth, int kBands>
+using TogetherForward = TogetherGeometry<T, kTogetherWidth<kWidth>, 4, kBands, kForwardColumns<T, kWidth>>;
 // Two tiles of rows and four of columns are in shared memory, which the widest f32 rows fill with two warps.
 template <class T, int kWidth>
 using Backward = Geometry<T, kWidth, std::is_same_v<T, bf16> || kWidth <= 128 ? 4 : 2, 1, kBackwardColumns<T, kWidth>>;
@@ -73,10 +81,40 @@ LaunchShape blocks(int64_t count, int rowTiles, int columnTiles, int biasTiles) 
 }
 
 template <class G, bool kBias>
+LaunchShape forwardShape(const AttentionShape& s) {
+  LaunchShape shape = blocks<G>(s.batch * s.heads * ceilDiv(s.queries, G::rows), 1, 4, 2 * kBias);
+  if constexpr (G::together) shape.shared += G::exchangeFloats * sizeof(float);
+  return shape;
+}
+
+template <class G, bool kBias>
 void launchForward(const KernelArgs& a, const AttentionForward<typename G::T>& f) {
+  launch(a, "attention", attentionForward<G, kBias>, forwardShape<G, kBias>(f.shape), f);
+}
+
+// The fewest rows a block with which one wave does.
+template <class T, int kWidth>
+void launchUnbiased(const KernelArgs& a, const AttentionForward<T>& f) {
+  using Narrow = NarrowForward<T, kWidth>;
   const AttentionShape& s = f.shape;
-  launch(a, "attention", attentionForward<G, kBias>,
-         blocks<G>(s.batch * s.heads * ceilDiv(s.queries, G::rows), 1, 4, 2 * kBias), f);
+  const auto few = [&](int rows) {
+    return s.queries <= rows || s.batch * s.heads * ceilDiv(s.queries, rows) <= a.device->processors;
+  };
+  // Cards of compute capability 8.6, 8.9 and 12 have less shared memory than the widest heads want for 64 rows. Ranges
+  // and what a reduction needs are there as well.
+  const auto fitsCard = [&](const LaunchShape& shape, int rows) {
+    return shape.shared + (rows + 2) * sizeof(KeyRange) <= a.device->sharedBytes;
+  };
+  if (few(16) || !fitsCard(forwardShape<Narrow, false>(s), Narrow::rows))
+    return launchForward<TogetherForward<T, kWidth, 1>, false>(a, f);
+  if (few(32)) return launchForward<TogetherForward<T, kWidth, 2>, false>(a, f);
+  if constexpr (kHasWideForward<T, kWidth>) {
+    using Wide = WideForward<T, kWidth>;
+    if (s.batch * s.heads * ceilDiv(s.queries, Wide::rows) >= a.device->processors &&
+        fitsCard(forwardShape<Wide, false>(s), Wide::rows))
+      return launchForward<Wide, false>(a, f);
+  }
+  launchForward<Narrow, false>(a, f);
 }
 
 // Inputs q, k, v, ranges, bias; outputs o and the log-sum-exps [B, H, Lq] in f32.
@@ -99,14 +137,8 @@ void attention(const KernelArgs& a) {
                                    params.scale,
                                    a.fault};
     withWidth<T>(s.width, [&](auto width) {
-      using Narrow = NarrowForward<T, width.value>;
-      if (f.bias) return launchForward<Narrow, true>(a, f);
-      if constexpr (kHasWideForward<T, width.value>) {
-        using Wide = WideForward<T, width.value>;
-        if (s.batch * s.heads * ceilDiv(s.queries, Wide::rows) >= a.device->processors)
-          return launchForward<Wide, false>(a, f);
-      }
-      launchForward<Narrow, false>(a, f);
+      if (f.bias) return launchForward<NarrowForward<T, width.value>, true>(a, f);
+      launchUnbiased<T, width.value>(a, f);
     });
   });
 }

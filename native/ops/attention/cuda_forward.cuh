@@ -2,6 +2,7 @@
 // (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao, "FlashAttention-2", 2023).
 #pragma once
 #include "ops/attention/cuda_ranges.cuh"
+#include "ops/attention/cuda_together.cuh"
 
 namespace infinity::cuda {
 namespace {
@@ -82,17 +83,18 @@ struct Softmax {
 template <class G, bool kBias>
 __global__ void __launch_bounds__(G::threads, 1) attentionForward(const AttentionForward<typename G::T> f) {
   using T = typename G::T;
+  using Part = typename G::Part;
   __shared__ int slots[G::warps];
   __shared__ KeyRange rows[G::rows];
   T* const queries = dynamicShared<T>();
   T* const stages = queries + G::rowsElements;        // twice keys and values
-  T* const biases = stages + 4 * G::columnsElements;  // twice
+  T* const biases = stages + 4 * G::columnsElements;  // twice; or the scores that warps exchange
 
   const AttentionShape& s = f.shape;
   // Later queries see more keys where a schedule is causal: they go first.
   const int64_t tiles = ceilDiv(s.queries, G::rows), tile = tiles - 1 - blockIdx.x % tiles, head = blockIdx.x / tiles;
   const int64_t b = head / s.heads, h = head % s.heads, first = tile * G::rows;
-  const int64_t firstOfWarp = first + warpIndex() * G::bandRows;
+  const int64_t firstOfWarp = first + G::ownRow();
   const T *k = f.k + s.key(b, h), *v = f.v + s.key(b, h);
   const auto fetch = [&](int stage, int key, int end) {
     T* to = stages + stage * 2 * G::columnsElements;
@@ -108,9 +110,9 @@ __global__ void __launch_bounds__(G::threads, 1) attentionForward(const Attentio
   loadRows<G, G::rows>(queries, f.q + s.query(b, h, first), f.layout, s.queries - first);
   loadRanges<G>(rows, f.ranges, b, first, s.queries, f.fault);
   __syncthreads();
-  T* const own = queries + warpIndex() * G::bandRows * G::stride;
-  Softmax<G> softmax;
-  typename G::Sums sums = {};
+  T* const own = queries + G::ownRow() * G::stride;
+  Softmax<Part> softmax;
+  typename Part::Sums sums = {};
   for (RowGroup group = nextGroup<G>(rows, -1, slots); group.end > 0; group = nextGroup<G>(rows, group.begin, slots)) {
     int stage = 0;
     fetch(stage, group.begin, group.end);
@@ -121,11 +123,14 @@ __global__ void __launch_bounds__(G::threads, 1) attentionForward(const Attentio
       if (key >= group.seenByOne) continue;
       const T* tileKeys = stages + stage * 2 * G::columnsElements;
       typename G::Scores scores;
-      multiplyTransposed<G>(scores, own, tileKeys);
+      if constexpr (G::together)
+        multiplyTransposedTogether<G>(scores, queries, tileKeys, reinterpret_cast<float*>(biases));
+      else
+        multiplyTransposed<G>(scores, own, tileKeys);
       scaleScores<G>(scores, f.scale * Exponent<T>::perNatural);
       if constexpr (kBias) addBias<G, false>(scores, biases + stage * G::biasElements);
-      softmax.take(scores, key, group, rows + warpIndex() * G::bandRows, sums);
-      multiplyAdd<G>(sums, scores, tileKeys + G::columnsElements);
+      softmax.take(scores, key, group, rows + G::ownRow(), sums);
+      multiplyAdd<Part>(sums, scores, tileKeys + G::columnsElements + G::ownColumn());
     }
   }
   waitCopies<0>();
@@ -138,11 +143,13 @@ __global__ void __launch_bounds__(G::threads, 1) attentionForward(const Attentio
     const float total = warpReduce<4>(softmax.total[band][half]);
     inverse[band][half] = total == 0 ? 0.0f : 1.0f / total;
     const int64_t query = firstOfWarp + band * 16 + half * 8 + laneRow();
-    if (query < s.queries && laneColumn() == 0)
+    if (query < s.queries && laneColumn() == 0 && G::ownColumn() == 0)
       f.lse[head * s.queries + query] =
           total == 0 ? 0.0f : softmax.largest[band][half] * (1.0f / Exponent<T>::perNatural) + logf(total);
   }
-  storeRows<G>(sums, inverse, own, f.o + s.query(b, h, firstOfWarp), f.layout, s.queries - firstOfWarp);
+  const HeadLayout layout = {f.layout.channels, f.layout.width - G::ownColumn(), f.layout.aligned};
+  storeRows<Part>(sums, inverse, own + G::ownColumn(), f.o + s.query(b, h, firstOfWarp) + G::ownColumn(), layout,
+                  s.queries - firstOfWarp);
 }
 
 }  // namespace

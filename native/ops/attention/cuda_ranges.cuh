@@ -46,7 +46,7 @@ struct RowGroup {
 // The group that starts next after `previous`. All threads take part.
 template <class G>
 __device__ __forceinline__ RowGroup nextGroup(const KeyRange* rows, int previous, int* slots /* G::warps, shared */) {
-  const KeyRange row = rows[warpIndex() * G::bandRows + laneIndex() % G::bandRows];
+  const KeyRange row = rows[G::ownRow() + laneIndex() % G::bandRows];
   RowGroup group;
   group.begin = blockReduce<G::threads>(!row.empty() && row.start > previous ? row.start : INT_MAX, slots, Min{});
   const int stop = group.stop(row);

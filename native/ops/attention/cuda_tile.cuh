@@ -30,6 +30,12 @@ struct Exponent<bf16> {
   static __device__ __forceinline__ float of(float x) { return exp2Approximate(x); }
 };
 
+__device__ __forceinline__ int laneIndex() { return static_cast<int>(threadIdx.x) % kWarp; }
+__device__ __forceinline__ int warpIndex() { return static_cast<int>(threadIdx.x) / kWarp; }
+// Place of a lane's first element in a band and in a group of columns.
+__device__ __forceinline__ int laneRow() { return laneIndex() / 4; }
+__device__ __forceinline__ int laneColumn() { return laneIndex() % 4 * 2; }
+
 // What a kernel works on at a time: `rows` of one side stay in shared memory, tiles of `columns` rows of the other side
 // stream through it. `width` is the head's, padded.
 template <class T_, int kWidth, int kWarps, int kBands, int kColumns>
@@ -47,6 +53,12 @@ struct Geometry {
 
   using Scores = float[kBands][kColumns / 8][4];
   using Sums = float[kBands][kWidth / 8][4];
+
+  // What a warp holds of the sums, and where its rows start in the block and its sums in a row.
+  using Part = Geometry;
+  static constexpr bool together = false;
+  static __device__ __forceinline__ int ownRow() { return warpIndex() * bandRows; }
+  static __device__ __forceinline__ int ownColumn() { return 0; }
 };
 
 __host__ __device__ constexpr int roundUpToPowerOfTwo(int n) {
@@ -61,12 +73,6 @@ struct HeadLayout {
   int width;
   bool aligned;  // every row of a head starts and ends on 16 bytes, in all operands
 };
-
-__device__ __forceinline__ int laneIndex() { return static_cast<int>(threadIdx.x) % kWarp; }
-__device__ __forceinline__ int warpIndex() { return static_cast<int>(threadIdx.x) / kWarp; }
-// Place of a lane's first element in a band and in a group of columns.
-__device__ __forceinline__ int laneRow() { return laneIndex() / 4; }
-__device__ __forceinline__ int laneColumn() { return laneIndex() % 4 * 2; }
 
 // Copies kRows rows of a head, of which `present` exist, to shared memory; what does not exist becomes zeros. Copies
 // may be under way on return: commitCopies, waitCopies and a barrier follow.
