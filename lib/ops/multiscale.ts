@@ -28,6 +28,8 @@ export interface MultiscaleOptions {
   readonly patchify?: boolean;
   /** Also returns what was quantised and the inverted bits. */
   readonly trace?: boolean;
+  /** Type of the inputs, by default that of the features: a card rounds them to bf16 as it writes them. */
+  readonly inputs?: 'bf16' | undefined;
 }
 
 /** Labels, inputs and sum of a batch. */
@@ -52,7 +54,7 @@ export function multiscaleResidual(
   grids: readonly (readonly [h: number, w: number])[],
   options: MultiscaleOptions = {},
 ): MultiscaleResult {
-  const { noise, patchify = false, trace = false } = options;
+  const { noise, patchify = false, trace = false, inputs: rounded } = options;
   const [B = 0, H = 0, W = 0, d = 0] = features_BHWd.shape;
   const { device } = features_BHWd;
   checkShapes(
@@ -96,7 +98,7 @@ export function multiscaleResidual(
       ],
       [
         { dtype: 'u8', shape: [B, tokens, width] },
-        unless(later > 0, shaped(features_BHWd, [B, later, width])),
+        unless(later > 0, { dtype: rounded ?? features_BHWd.dtype, shape: [B, later, width] }),
         shaped(features_BHWd, [B, H, W, d]),
         unless(trace, shaped(features_BHWd, [B, L, d])),
         unless(trace, { dtype: 'u8', shape: [B, L, d] }),

@@ -115,7 +115,9 @@ export class InfinityPipeline {
     signal?.throwIfAborted();
     const kind = wanted === 'auto' ? undefined : wanted;
     const own = threads !== undefined || !deterministic;
-    const device = own ? Device.create(kind, { deterministic, ...(threads !== undefined && { threads }) }) : Device.default(kind);
+    const device = own
+      ? Device.create(kind, { deterministic, ...(threads !== undefined && { threads }) })
+      : Device.default(kind);
     const parts = await openModel(source);
     const format = dtype === 'auto' ? (device.kind === 'cuda' ? 'bf16' : 'f32') : dtype;
     try {

@@ -4,7 +4,7 @@
  */
 import { invalidArgument } from '../errors.js';
 import { drawKeys } from '../ops/bits.js';
-import { type MultiscaleNoise, multiscaleResidual } from '../ops/multiscale.js';
+import { type MultiscaleNoise, type MultiscaleOptions, multiscaleResidual } from '../ops/multiscale.js';
 import { RandomStream, uniformDraw } from '../philox.js';
 import { scope, type Tensor } from '../tensor.js';
 import { patchifySchedule, type ScaleSchedule } from '../tokenizer/schedule.js';
@@ -69,12 +69,13 @@ export class BitwiseSelfCorrection {
    * @param features_BHWd encoder features at the finest latent grid
    * @param schedule the transformer's grids; with patchify the latent has twice their extents
    * @param trace also returns what was quantised and the bits after inversion, over latent positions
+   * @param inputs type of the inputs, by default that of the features: 'bf16' on a card whose transformer has such activations
    */
   apply(
     features_BHWd: Tensor,
     schedule: ScaleSchedule,
     draws: StepDraws | RecordedDraws,
-    { trace = false }: { trace?: boolean } = {},
+    { trace = false, inputs }: Pick<MultiscaleOptions, 'trace' | 'inputs'> = {},
   ): SelfCorrected {
     const { requant, patchify = false } = this.config;
     const latent = patchify ? patchifySchedule(schedule) : schedule;
@@ -88,7 +89,7 @@ export class BitwiseSelfCorrection {
       const noisy = (requant || trace) && used.some((s) => s > 0);
       const noise = noisy ? { strengths: used, draws: flipSource(features_BHWd, draws), requant } : undefined;
       const grids = latent.map(([, rows, cols]) => [rows, cols] as const);
-      const { bits_BLD, ...rest } = multiscaleResidual(features_BHWd, grids, { noise, patchify, trace });
+      const { bits_BLD, ...rest } = multiscaleResidual(features_BHWd, grids, { noise, patchify, trace, inputs });
       return { ...rest, labels_BLD: bits_BLD, strengths };
     });
   }

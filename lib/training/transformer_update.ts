@@ -58,12 +58,13 @@ export class TransformerUpdate {
   ): MicroBatch {
     const trained = schedule.slice(0, scales);
     return scope(() => {
-      const { inputs_BLD, labels_BLD, strengths } = this.correction.apply(features_BHWd, schedule, draws);
+      const inputs = this.model.dtype === 'bf16' ? 'bf16' : undefined;
+      const { inputs_BLD, labels_BLD, strengths } = this.correction.apply(features_BHWd, schedule, draws, { inputs });
       const rest = { strengths, schedule: trained };
       if (trained.length === schedule.length) return { inputs_BLD, labels_BLD, ...rest };
       const count = tokenCount(trained);
-      const inputs = count > 1 ? slice(inputs_BLD!, 1, 0, count - 1) : null;
-      return { inputs_BLD: inputs, labels_BLD: slice(labels_BLD, 1, 0, count), ...rest };
+      const first = count > 1 ? slice(inputs_BLD!, 1, 0, count - 1) : null;
+      return { inputs_BLD: first, labels_BLD: slice(labels_BLD, 1, 0, count), ...rest };
     });
   }
 

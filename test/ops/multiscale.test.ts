@@ -7,7 +7,7 @@ import { Op } from '../../lib/ops/generated.js';
 import { type MultiscaleOptions, multiscaleResidual } from '../../lib/ops/multiscale.js';
 import { bsqPenalties, bsqQuantize, lfqPenalties, signQuantize } from '../../lib/ops/quantize.js';
 import { resizeArea } from '../../lib/ops/resize.js';
-import { cat, reshape, slice, zerosLike } from '../../lib/ops/shape.js';
+import { cast, cat, reshape, slice, zerosLike } from '../../lib/ops/shape.js';
 import { RandomStream } from '../../lib/philox.js';
 import { Tape } from '../../lib/tape.js';
 import { scope, Tensor } from '../../lib/tensor.js';
@@ -257,6 +257,29 @@ for (const [isa, device] of isaDevices()) {
           params: [1, patchify, 1, RandomStream.bitFlip],
         });
       }
+    });
+
+    it('leaves inputs in bf16 beside features in f32, rounded once', async function () {
+      if (device.kind !== 'cuda') this.skip(); // the processor computes in f32 and f64
+      const features = random(device, 4, [2, 6, 8, 14]);
+      const grids = [
+        [2, 2],
+        [4, 6],
+        [6, 8],
+      ] as const;
+      for (const patchify of [false, true]) {
+        const [wide, narrow] = [
+          multiscaleResidual(features, grids, { patchify }),
+          multiscaleResidual(features, grids, { patchify, inputs: 'bf16' }),
+        ];
+        using rounded = cast(wide.inputs_BLD!, 'bf16');
+        assert.deepEqual(await narrow.inputs_BLD!.read(), await rounded.read());
+        for (const name of ['bits_BLD', 'sum_BHWd'] as const)
+          assert.deepEqual(await narrow[name].read(), await wide[name].read());
+        for (const { bits_BLD, inputs_BLD, sum_BHWd } of [wide, narrow])
+          for (const t of [bits_BLD, inputs_BLD, sum_BHWd]) t?.dispose();
+      }
+      features.dispose();
     });
 
     it('refuses grids that do not fit, noise without a share, and gradients', () => {
