@@ -64,16 +64,7 @@ void launchByLibrary(const KernelArgs& a, const char* name, const F& put) {
   a.launches->fetch_add(1, std::memory_order_relaxed);
 #if defined(INFINITY_SIMT)
   static_cast<void>(name);
-  // As a graph does, recorded work keeps the values; it outlives what is asked for now.
-  if (a.stream->recording)
-    a.stream->recording->emplace_back([put, recorded = a] {
-      CallFailure failure;
-      KernelArgs args = recorded;
-      args.failure = &failure;
-      put(args);
-    });
-  else
-    put(a);
+  put(a);
 #else
   nvtxRangePushA(name);
   put(a);
