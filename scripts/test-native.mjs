@@ -17,7 +17,7 @@ const sanitizers = words.some(isSanitizer) ? words.filter(isSanitizer) : ['addre
 const wanted = (test) => names.length === 0 || names.some((word) => test.includes(word));
 
 // Only what runs on several threads has something to say to TSan; kernels are pure functions under ASan and UBSan.
-const concurrent = ['queue', 'pool', 'storage', 'device'];
+const concurrent = ['queue', 'pool', 'storage', 'device', 'program'];
 // On Linux a sanitized addon can be loaded by preloading the runtime; elsewhere the C++ tests have to do.
 const canPreload = process.platform === 'linux';
 

@@ -8,7 +8,7 @@
 
 namespace infinity {
 
-class CpuBackend final : public Backend {
+class CpuBackend : public Backend {
  public:
   // `isa` empty: NODE_INFINITY_CPU_ISA, else the best that this processor has. `threads` 0: NODE_INFINITY_THREADS, else
   // the processors of this process. Throws CoreError INVALID_ARGUMENT or DEVICE_UNAVAILABLE.
