@@ -1,5 +1,5 @@
 /** A device: one in-order queue, its memory and its cancel tokens. */
-import { InfinityError, invalidArgument } from './errors.js';
+import { InfinityError, invalidArgument, isOutOfMemory } from './errors.js';
 import {
   cudaLibrary,
   type NativeAddon,
@@ -68,7 +68,7 @@ export class CancelToken {
 
   /** Commands of this token that have not run are skipped; its pending reads reject with code ABORTED. */
   cancel(): void {
-    if (!this.released) this.device.tokenCall(TokenAction.cancel, this.id);
+    if (!this.released && !this.device.closed) this.device.tokenCall(TokenAction.cancel, this.id);
   }
 
   /** Ends the token; its commands still run unless it was cancelled. Harmless when repeated. */
@@ -89,6 +89,8 @@ export class Device {
   readonly floats = new Float32Array(this.words.buffer);
   /** @internal */
   readonly ints = new Int32Array(this.words.buffer);
+  /** @internal Of those who keep memory that work can do without: lets it go, and tells whether there was any. */
+  readonly reserves = new Set<() => boolean>();
   private readonly addon: NativeAddon;
   private readonly id: number;
   private open = true;
@@ -252,20 +254,30 @@ export class Device {
   /** @internal Submits the command in `words`; the handles of its outputs take its place. */
   submit(): void {
     this.words[1] = this.currentToken;
-    try {
-      this.addon.submit(this.live());
-    } catch (error) {
-      throw toInfinityError(error);
-    }
+    for (;;)
+      try {
+        this.addon.submit(this.live());
+        return;
+      } catch (error) {
+        this.makeRoom(toInfinityError(error));
+      }
   }
 
   /** @internal */
   alloc(bytes: number): number {
-    try {
-      return this.addon.alloc(this.live(), bytes);
-    } catch (error) {
-      throw toInfinityError(error);
-    }
+    for (;;)
+      try {
+        return this.addon.alloc(this.live(), bytes);
+      } catch (error) {
+        this.makeRoom(toInfinityError(error));
+      }
+  }
+
+  /** Returns when what failed for want of memory may be tried again, and throws the failure otherwise. */
+  private makeRoom(failure: unknown): void {
+    let room = false;
+    if (isOutOfMemory(failure)) for (const give of this.reserves) room = give() || room;
+    if (!room) throw failure;
   }
 
   /** @internal */

@@ -20,7 +20,7 @@ interface Kept {
 /**
  * The second request of a form is recorded, later ones run what it left: a form that comes once costs nothing. While a recording
  * is in use, other requests of its form are submitted command by command. Those that were used last stay, within a share of the
- * device's memory.
+ * device's memory, until somebody needs it.
  */
 export class Recordings {
   /** By form, the least recently used first. */
@@ -34,7 +34,9 @@ export class Recordings {
   constructor(
     private readonly model: InfinityTransformer,
     private readonly share = 0.25,
-  ) {}
+  ) {
+    model.device.reserves.add(this.drop);
+  }
 
   /** A recorded drawing with this request's values, or null where the request is to be submitted command by command. */
   async take(form: DrawingForm, values: DrawingValues, submission: Submission): Promise<Drawing | null> {
@@ -58,15 +60,16 @@ export class Recordings {
   }
 
   /** Lets those go that nobody uses. @returns whether there were any */
-  drop(): boolean {
+  readonly drop = (): boolean => {
     const idle = [...this.kept].filter(([, { busy }]) => !busy);
     for (const [key] of idle) this.forget(key);
     return idle.length > 0;
-  }
+  };
 
   /** Nothing is recorded any more; a drawing that is in use goes when its request has ended. */
   dispose(): void {
     this.closed = true;
+    this.model.device.reserves.delete(this.drop);
     this.drop();
   }
 
@@ -104,9 +107,14 @@ export class Recordings {
   }
 
   private release(key: string): void {
+    const { device } = this.model;
+    if (device.closed) {
+      this.forget(key);
+      return;
+    }
     const { drawing, cacheBytes } = this.kept.get(key)!;
     this.kept.get(key)!.busy = false;
-    const most = this.model.device.stats().limitBytes * this.share;
+    const most = device.stats().limitBytes * this.share;
     const alone = drawing.bytes + cacheBytes;
     if (alone > most) this.tooLarge.add(key);
     if (this.closed || alone > most) {

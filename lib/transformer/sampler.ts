@@ -2,7 +2,7 @@
  * Drawing pictures scale by scale: cached keys and values, guidance, one draw a bit.
  * Source: Infinity, infinity/models/infinity.py (autoregressive_infer_cfg).
  */
-import { invalidArgument, isOutOfMemory } from '../errors.js';
+import { invalidArgument } from '../errors.js';
 import type { Tap } from '../nn/module.js';
 import type { DrawKey } from '../ops/bits.js';
 import { Submission } from '../submission.js';
@@ -96,18 +96,10 @@ async function open(model: InfinityTransformer, options: SampleOptions, submissi
   const guided = form.guidance.rowsAt(0, form.images) > form.images;
   const rows = await submission.part(() => (guided ? model.text.guided(text, negative) : model.text.plain(text)));
   const values: DrawingValues = { text: rows, images, choices };
-  const submitted = async (inTheWay: Recordings | undefined): Promise<Drawing> => {
-    try {
-      const interventions = { forced, kept, draws, tap, tau };
-      return await submission.part(() => new SubmittedDrawing(model, form, values, interventions));
-    } catch (error) {
-      if (isOutOfMemory(error) && inTheWay?.drop()) return submitted(undefined);
-      throw error;
-    }
-  };
+  const submitted = () => new SubmittedDrawing(model, form, values, { forced, kept, draws, tap, tau });
   try {
     const recorded = forced || kept || draws || tap ? null : await recordings?.take(form, values, submission);
-    const drawing = recorded ?? (await submitted(recordings));
+    const drawing = recorded ?? (await submission.part(submitted));
     try {
       await drawing.begin(submission);
     } catch (error) {

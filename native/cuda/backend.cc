@@ -74,7 +74,7 @@ void CudaBackend::run(const KernelRef& kernel, const KernelCall& call, Failure* 
 }
 
 void* CudaBackend::record(const std::function<void()>& commands) {
-  library_->beginRecording(card_);
+  if (!library_->beginRecording(card_)) return nullptr;
   commands();
   return library_->endRecording(card_);
 }

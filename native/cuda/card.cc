@@ -265,7 +265,7 @@ void finish(Card* card, uint32_t request, void* host, const void* from, size_t b
 }
 
 // Of this thread alone: meanwhile others may take memory and wait for events.
-void beginRecording(Card* card) {
+bool beginRecording(Card* card) {
   cudaSetDevice(card->ordinal);
   void* fault = nullptr;
   if (cudaMalloc(&fault, sizeof(uint32_t)) != cudaSuccess ||
@@ -273,16 +273,16 @@ void beginRecording(Card* card) {
       cudaStreamBeginCapture(card->stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
     cudaGetLastError();
     cudaFree(fault);
-    return;
+    return false;
   }
   card->recording = new Graph;
   card->recording->fault = static_cast<uint32_t*>(fault);
   card->recording->launches = card->launches;
+  return true;
 }
 
 Graph* endRecording(Card* card) {
   Graph* graph = card->recording;
-  if (!graph) return nullptr;
   card->recording = nullptr;
   graph->launches = card->launches - graph->launches;
   card->launches -= graph->launches;  // they have not run

@@ -34,7 +34,8 @@ size_t freeMemory(Card* card);
 void upload(Card* card, void* to, const void* host, size_t bytes, CallFailure* failure);
 void fill(Card* card, void* to, unsigned char byte, size_t bytes, CallFailure* failure);
 void finish(Card* card, uint32_t request, void* host, const void* from, size_t bytes, FinishFn told, void* context);
-void beginRecording(Card* card);
+// False where the card cannot: then what follows would run at once.
+bool beginRecording(Card* card);
 Graph* endRecording(Card* card);
 void replay(Card* card, Graph* graph, uint32_t request, CallFailure* failure);
 void forget(Card* card, Graph* graph);

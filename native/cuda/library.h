@@ -57,7 +57,7 @@ struct Operands {
 // Told, on a thread of the library, that a read is complete.
 using FinishFn = void (*)(void* context, uint32_t fault, const char* error);
 
-constexpr uint32_t kLibraryVersion = 6;
+constexpr uint32_t kLibraryVersion = 7;
 
 struct Library {
   uint32_t version;
@@ -84,8 +84,9 @@ struct Library {
   // The ways that products went so far, a line each. Writes at most `room` bytes, the last of them 0, and returns how
   // many the whole text has without it.
   size_t (*decisions)(Card*, char* to, size_t room);
-  // Between the two calls `run` and `fill` are recorded, not run. Null where the card's driver could not.
-  void (*beginRecording)(Card*);
+  // Between the two calls `run` and `fill` are recorded, not run. False, and then nothing is to be ended, where that
+  // cannot begin; null where the card's driver could not keep what it was given.
+  bool (*beginRecording)(Card*);
   Graph* (*endRecording)(Card*);
   void (*replay)(Card*, Graph*, uint32_t request, CallFailure*);
   void (*forget)(Card*, Graph*);

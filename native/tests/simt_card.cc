@@ -23,7 +23,8 @@ struct Graph {
 struct Card {
   DeviceFacts facts;
   uint32_t faults[kFaultWords];
-  size_t memory, taken;
+  size_t memory;
+  std::atomic<size_t> taken;  // the queue's thread looks whether there is room to record
   std::unordered_map<void*, size_t> blocks;
   std::atomic<uint64_t> launches{0};
   std::string fastest;
@@ -93,10 +94,12 @@ void fill(Card* card, void* to, unsigned char byte, size_t bytes, CallFailure*) 
     work();
 }
 
-void beginRecording(Card* card) {
+bool beginRecording(Card* card) {
+  if (freeMemory(card) < sizeof(uint32_t)) return false;  // a card takes a fault word
   card->recording = std::make_unique<Graph>();
   card->recording->launches = card->launches;
   card->stream.recording = &card->recording->work;
+  return true;
 }
 Graph* endRecording(Card* card) {
   card->stream.recording = nullptr;

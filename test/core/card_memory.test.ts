@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
 import { Device } from '../../lib/device.js';
-import { fill } from '../../lib/ops/shape.js';
-import type { Tensor } from '../../lib/tensor.js';
+import { add } from '../../lib/ops/elementwise.js';
+import { fill, writeSlice } from '../../lib/ops/shape.js';
+import { Program } from '../../lib/program.js';
+import { scope, Tensor } from '../../lib/tensor.js';
 import { CUDA } from '../support/numeric.js';
 
 const MIB = 2 ** 20;
@@ -81,6 +83,18 @@ describe(`memory on ${CUDA}`, () => {
       assert.deepEqual({ needed, free }, { needed: 5 * MIB, free: 4 * MIB });
       large.dispose();
       zeros(device, 16 * MIB).dispose();
+      device.close();
+    });
+
+    it('runs programs once a run even where nothing is left to record them with', async () => {
+      const device = cardOf(4096, MIB);
+      const x = Tensor.from(new Float32Array(16).fill(3), [16], 'f32', device);
+      const program = new Program(device);
+      program.record(() => scope(() => writeSlice(x, add(x, x), 0, 0)));
+      for (let left = 4096 - 128, bytes = 2048; left > 0; left -= bytes, bytes /= 2) zeros(device, bytes);
+      refusal(device, 64);
+      for (let run = 0; run < 3; run++) program.run();
+      assert.deepEqual(await x.readFloats(), new Float32Array(16).fill(24));
       device.close();
     });
   });

@@ -188,6 +188,27 @@ for (const kind of KINDS)
       });
     });
 
+/** A network with little memory beside what its drawings take, and a request that is recorded when it comes again. */
+function recordedOnce() {
+  const device = Device.create('cpu', { threads: 1, memoryLimit: 4 * 2 ** 20 });
+  const model = placed({ device }, () => new InfinityTransformer(SMALL))
+    .initialize(5)
+    .freeze();
+  const kv_NCt = Tensor.from(new Float32Array(6 * 128).fill(0.5), [6, 128], 'f32', device);
+  const options: SampleOptions = {
+    text: { kv_NCt, lens: [6] },
+    schedule,
+    images: [{ seed: 1, image: 0 }],
+    guidance: 2,
+  };
+  const recordings = new Recordings(model, 1);
+  const draw = async () => {
+    for await (const _ of sampleScales(model, { ...options, recordings }));
+    await device.sync();
+  };
+  return { device, request: { model, options }, draw, recordings };
+}
+
 describe('recorded drawings', () => {
   it('that do not fit the memory are submitted', async () => {
     const device = Device.create('cpu', { threads: 1 });
@@ -221,5 +242,37 @@ describe('recorded drawings', () => {
     assert.equal(kept.drop(), false);
     assert.equal(tight.stats().liveBytes, weights);
     for (const d of [device, tight]) d.close();
+  });
+
+  it('go when others need their memory', async () => {
+    const { device, request, draw, recordings } = recordedOnce();
+    await draw();
+    const { limitBytes, liveBytes } = device.stats();
+    await draw();
+    const kept = device.stats().liveBytes;
+    assert.ok(kept > liveBytes, 'nothing is kept');
+    // As large as what is free without the recording, less than a size class.
+    const rest = Tensor.empty([Math.floor((limitBytes - liveBytes) * 0.85)], 'u8', device);
+    assert.ok(limitBytes - kept < rest.bytes, 'there was room beside the recording');
+    assert.equal(recordings.drop(), false);
+    rest.dispose();
+    // One that is in use stays.
+    for (let n = 0; n < 2; n++) await draw();
+    for await (const { scale } of sampleScales(request.model, { ...request.options, recordings }))
+      if (scale === 0)
+        assert.throws(() => Tensor.empty([limitBytes - liveBytes], 'u8', device), { code: 'OUT_OF_MEMORY' });
+    assert.equal(recordings.drop(), true);
+    device.close();
+  });
+
+  it('may be left when their device has gone', async () => {
+    const { device, request, draw, recordings } = recordedOnce();
+    for (let n = 0; n < 2; n++) await draw();
+    for await (const _ of sampleScales(request.model, { ...request.options, recordings })) {
+      device.close();
+      break;
+    }
+    assert.equal(recordings.drop(), false);
+    recordings.dispose();
   });
 });
