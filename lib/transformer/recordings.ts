@@ -1,4 +1,4 @@
-/** Recorded drawings of a network, kept for requests of the same form. */
+/** Recorded drawings of a frozen network, kept for requests of the same form. */
 import { isOutOfMemory } from '../errors.js';
 import type { Submission } from '../submission.js';
 import { dtypeBytes } from '../tensor.js';
@@ -8,13 +8,17 @@ import type { InfinityTransformer } from './infinity.js';
 import { kvElements, kvExtents } from './kv_cache.js';
 import type { DrawingForm } from './scale_steps.js';
 
-/** Forms that are remembered without being recorded. */
-const REMEMBERED = 32;
+/** Forms of a kind (recorded, seen once, too large) at most. A recording holds host memory too, thousands of commands and their graphs. */
+const MOST_FORMS = 32;
 
 interface Kept {
   readonly drawing: RecordedDrawing;
   readonly cacheBytes: number;
   busy: boolean;
+}
+
+function forgetOldest(forms: Set<string>): void {
+  if (forms.size > MOST_FORMS) forms.delete(forms.values().next().value!);
 }
 
 /**
@@ -40,7 +44,8 @@ export class Recordings {
 
   /** A recorded drawing with this request's values, or null where the request is to be submitted command by command. */
   async take(form: DrawingForm, values: DrawingValues, submission: Submission): Promise<Drawing | null> {
-    if (this.closed || form.guidance.mixesHidden) return null;
+    // What is computed of weights when recording starts stays as it is.
+    if (this.closed || !this.model.frozen || form.guidance.mixesHidden) return null;
     const key = this.keyOf(form, values);
     if (this.kept.get(key)?.busy || this.tooLarge.has(key)) return null;
     if (!this.kept.has(key) && !(this.seenBefore(key) && (await this.record(key, form, values, submission))))
@@ -76,7 +81,7 @@ export class Recordings {
   private seenBefore(key: string): boolean {
     const again = this.seen.delete(key);
     this.seen.add(key);
-    if (this.seen.size > REMEMBERED) this.seen.delete(this.seen.values().next().value!);
+    forgetOldest(this.seen);
     return again;
   }
 
@@ -101,7 +106,7 @@ export class Recordings {
     } catch (error) {
       if (drawing) this.forget(key);
       if (!isOutOfMemory(error)) throw error;
-      this.tooLarge.add(key);
+      this.refuse(key);
       return false;
     }
   }
@@ -116,7 +121,7 @@ export class Recordings {
     this.kept.get(key)!.busy = false;
     const most = device.stats().limitBytes * this.share;
     const alone = drawing.bytes + cacheBytes;
-    if (alone > most) this.tooLarge.add(key);
+    if (alone > most) this.refuse(key);
     if (this.closed || alone > most) {
       this.forget(key);
       return;
@@ -124,11 +129,16 @@ export class Recordings {
     let bytes = 0;
     for (const kept of this.kept.values()) bytes += kept.drawing.bytes + kept.cacheBytes;
     for (const [oldest, kept] of this.kept) {
-      if (bytes <= most) break;
+      if (bytes <= most && this.kept.size <= MOST_FORMS) break;
       if (kept.busy) continue;
       bytes -= kept.drawing.bytes + kept.cacheBytes;
       this.forget(oldest);
     }
+  }
+
+  private refuse(key: string): void {
+    this.tooLarge.add(key);
+    forgetOldest(this.tooLarge);
   }
 
   private forget(key: string): void {

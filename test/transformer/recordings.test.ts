@@ -27,6 +27,8 @@ const SMALL: InfinityConfig = officialInfinityConfig('infinity_layer12', {
 });
 const schedule = SMALL.scale_schedules![0]!;
 
+const FINEST = [8, 8] as const;
+
 /** What a test varies from request to request. */
 interface Request extends Partial<SampleOptions> {
   /** Rows of each prompt, and what their numbers start from. */
@@ -34,15 +36,31 @@ interface Request extends Partial<SampleOptions> {
   readonly prompt: number;
   readonly seed: number;
   readonly away?: number;
+  /** Rows of each negative prompt; by default those of the prompt. */
+  readonly awayLens?: readonly number[];
 }
 
 const SOFTMAX: InfinityConfig = { ...SMALL, head: 'softmax', vae_embed_dim: 6 };
+/** Layers that the others do not have. */
+const OTHER: InfinityConfig = {
+  ...SMALL,
+  apply_spatial_patchify: true,
+  shared_aln: false,
+  rms_norm: true,
+  swiglu: true,
+  nm0: true,
+  cos_attn: false,
+  head_depth: 2,
+  block_chunks: 2,
+  add_lvl_embeding_only_first_block: false,
+  rope2d_normalized_by_hw: 0,
+};
 const KINDS: readonly DeviceKind[] = process.env.NODE_INFINITY_CUDA_LIBRARY ? ['cpu', 'cuda'] : ['cpu'];
 
 // An emulated card takes seconds for a picture.
 for (const kind of KINDS)
-  for (const config of kind === 'cpu' ? [SMALL, SOFTMAX] : [SMALL])
-    describe(`recorded drawings on ${kind}, ${config.head} head`, () => {
+  for (const config of kind === 'cpu' ? [SMALL, SOFTMAX, OTHER] : [SMALL])
+    describe(`recorded drawings on ${kind}, ${config === OTHER ? 'other layers' : `${config.head} head`}`, () => {
       let device: Device;
       let model: InfinityTransformer;
       let recordings: Recordings;
@@ -53,13 +71,13 @@ for (const kind of KINDS)
         const values = Float32Array.from({ length: rows * 128 }, (_, i) => Math.sin(i * (prompt + 1)));
         return Tensor.from(values, [rows, 128], 'f32', device);
       };
-      async function draw({ lens, prompt, seed, away, ...more }: Request): Promise<Uint8Array[]> {
+      async function draw({ lens, prompt, seed, away, awayLens = lens, ...more }: Request): Promise<Uint8Array[]> {
         const drawn: Uint8Array[] = [];
         using kv_NCt = features(prompt, lens);
-        using other_NCt = away === undefined ? undefined : features(away, lens);
+        using other_NCt = away === undefined ? undefined : features(away, awayLens);
         const options: SampleOptions = {
           text: { kv_NCt, lens },
-          negative: other_NCt && { kv_NCt: other_NCt, lens },
+          negative: other_NCt && { kv_NCt: other_NCt, lens: awayLens },
           images: lens.map((_, image) => ({ seed, image })),
           ...{ schedule, guidance: 2.5, topP: 0.95, ...more },
         };
@@ -79,8 +97,9 @@ for (const kind of KINDS)
         model = placed({ device }, () => new InfinityTransformer(config))
           .initialize(5)
           .freeze();
-        // Leaves behind what a network keeps: its rotary table and the learned text.
-        for (const of of [schedule, schedule.slice(0, 3)]) await draw({ lens: [90], prompt: 0, seed: 1, schedule: of });
+        // Leaves behind what a network keeps: its rotary tables and the learned text.
+        for (const form of [{}, { schedule: schedule.slice(0, 3) }, { finest: FINEST }])
+          await draw({ lens: [90], prompt: 0, seed: 1, ...form });
         await device.sync();
         ({ liveTensors: tensors, liveBytes: bytes } = device.stats());
       });
@@ -128,6 +147,9 @@ for (const kind of KINDS)
           { ...base, guidance: 1 },
           { ...base, guidance: [2, 2, 1, 1] },
           { ...base, away: 8 },
+          { ...base, away: 8, awayLens: [50] }, // runs what the one before left
+          { ...base, away: 8, awayLens: [70] },
+          { ...base, finest: FINEST },
           { ...base, topK: 1 },
           { ...base, topK: 3 },
           { ...base, lens: [80] },
@@ -189,8 +211,8 @@ for (const kind of KINDS)
     });
 
 /** A network with little memory beside what its drawings take, and a request that is recorded when it comes again. */
-function recordedOnce() {
-  const device = Device.create('cpu', { threads: 1, memoryLimit: 4 * 2 ** 20 });
+function recordedOnce(mebibytes = 4) {
+  const device = Device.create('cpu', { threads: 1, memoryLimit: mebibytes * 2 ** 20 });
   const model = placed({ device }, () => new InfinityTransformer(SMALL))
     .initialize(5)
     .freeze();
@@ -202,8 +224,8 @@ function recordedOnce() {
     guidance: 2,
   };
   const recordings = new Recordings(model, 1);
-  const draw = async () => {
-    for await (const _ of sampleScales(model, { ...options, recordings }));
+  const draw = async (more: Partial<SampleOptions> = {}) => {
+    for await (const _ of sampleScales(model, { ...options, ...more, recordings }));
     await device.sync();
   };
   return { device, request: { model, options }, draw, recordings };
@@ -262,6 +284,34 @@ describe('recorded drawings', () => {
       if (scale === 0)
         assert.throws(() => Tensor.empty([limitBytes - liveBytes], 'u8', device), { code: 'OUT_OF_MEMORY' });
     assert.equal(recordings.drop(), true);
+    device.close();
+  });
+
+  it('are of a bounded number of forms, those that came last', async () => {
+    const { device, draw, recordings } = recordedOnce(64);
+    const draws = async (forms: number) => {
+      // For the bit head all of these are the same, and each is a form of its own.
+      for (let topK = 2; topK < 2 + forms; topK++) for (let n = 0; n < 2; n++) await draw({ topK });
+      return device.stats();
+    };
+    const few = await draws(32);
+    const many = await draws(40);
+    assert.deepEqual([many.liveTensors, many.liveBytes], [few.liveTensors, few.liveBytes]);
+    const before = device.stats().commands;
+    await draw({ topK: 41 });
+    assert.ok(device.stats().commands - before < 40, 'the last one has gone');
+    recordings.dispose();
+    device.close();
+  });
+
+  it('are not made of a network that is being trained', async () => {
+    const device = Device.create('cpu', { threads: 1 });
+    const model = placed({ device }, () => new InfinityTransformer(SMALL)).initialize(5);
+    const recordings = new Recordings(model);
+    const kv_NCt = Tensor.from(new Float32Array(6 * 128).fill(0.5), [6, 128], 'f32', device);
+    const options = { text: { kv_NCt, lens: [6] }, schedule, images: [{ seed: 1, image: 0 }], recordings };
+    for (let n = 0; n < 3; n++) for await (const _ of sampleScales(model, options));
+    assert.equal(recordings.drop(), false);
     device.close();
   });
 
