@@ -3,7 +3,7 @@
 import type { Device } from '../device.js';
 import { InfinityError, invalidArgument } from '../errors.js';
 import { type DType, type Shape, scope, sizeOf, Tensor } from '../tensor.js';
-import { axisOf, checkShapes, isFloat } from './check.js';
+import { axisOf, checkShapes, isFloat, sameShape } from './check.js';
 import { broadcastTo } from './elementwise.js';
 import { Op } from './generated.js';
 import { differentiable, refuseGradient } from './record.js';
@@ -58,10 +58,19 @@ export function pad(x: Tensor, axis: number, before: number, after: number, valu
   return y!;
 }
 
-/** Overwrites positions of an axis of `into` from `start` on, in place. Not differentiable. */
+/**
+ * Overwrites positions of an axis of `into` from `start` on, in place. Not differentiable.
+ * @throws InfinityError INVALID_SHAPE, INVALID_ARGUMENT, where x would reach beyond `into`
+ */
 export function writeSlice(into: Tensor, x: Tensor, axis: number, start: number): void {
+  const at = axisOf(into, axis);
+  const [extent, room] = [x.shape[at]!, into.shape[at]!];
+  const fits = x.dtype === into.dtype && extent <= room && sameShape(x.shape, withExtent(into.shape, at, extent));
+  checkShapes('write_slice', fits, `a tensor and at most as much of its axis ${at}`, into, x);
+  if (!Number.isInteger(start) || start < 0 || start > room - extent)
+    invalidArgument('the start of writeSlice', `0 to ${room - extent}`, start);
   refuseGradient('write_slice', [x]);
-  run(Op.writeSlice, [x], [into], [axis, start]);
+  run(Op.writeSlice, [x], [into], [at, start]);
 }
 
 function join(xs: readonly Tensor[], at: number, shape: Shape): Tensor {

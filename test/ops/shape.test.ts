@@ -142,6 +142,13 @@ for (const [isa, device] of isaDevices()) {
       const x = iota([3, 5, 7]);
       assert.throws(() => ops.slice(x, 1, 2, 2), { code: 'INVALID_ARGUMENT' });
       assert.throws(() => ops.slice(x, 1, 0, 6), { code: 'INVALID_ARGUMENT' });
+      const [part, square, long] = [iota([3, 2, 7]), iota([3, 3]), iota([3, 6, 7])];
+      for (const start of [-1, 4, 0.5])
+        assert.throws(() => ops.writeSlice(x, part, 1, start), { code: 'INVALID_ARGUMENT' });
+      for (const other of [square, long])
+        assert.throws(() => ops.writeSlice(x, other, 1, 0), { code: 'INVALID_SHAPE' });
+      assert.throws(() => ops.writeSlice(x, part, 0, 0), { code: 'INVALID_SHAPE' });
+      for (const t of [part, square, long]) t.dispose();
       assert.throws(() => ops.cat([], 0), { code: 'INVALID_ARGUMENT' });
       assert.throws(() => ops.pad(x, 1, -1, 0), { code: 'INVALID_ARGUMENT' });
       x.dispose();
