@@ -62,8 +62,8 @@ class Program {
   const ArenaPtr arena;
   bool sealed = false;  // it has been submitted
   // Of the queue's thread:
-  bool tried = false;         // the backend has been asked to record it
-  void* recording = nullptr;  // the backend's own form, null where commands run one by one
+  enum { kNew, kRunOnce, kTried } state = kNew;  // tried: the backend has been asked to record it
+  void* recording = nullptr;                     // the backend's own form, null where commands run one by one
 
  private:
   Backend& backend_;

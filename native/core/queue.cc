@@ -142,10 +142,15 @@ void Queue::complete(const Command& command) {
   onComplete_(command.completion, &reason);
 }
 
-// A backend records while it runs nothing, so that the first run is the first replay as well.
+// The first run is of commands one by one: what a backend loads or measures with a kernel's first launch cannot be done
+// while it records. It records while it runs nothing, so that the second run is the first replay as well.
 void Queue::runProgram(Program& program, const TokenPtr& token) {
-  if (!program.tried && !trace_.enabled()) {
-    program.tried = true;
+  if (program.state == Program::kNew) {
+    program.state = Program::kRunOnce;
+    return runEach(program.batch, token);
+  }
+  if (program.state == Program::kRunOnce && !trace_.enabled()) {
+    program.state = Program::kTried;
     const auto scratch = std::make_shared<Token>();  // a launch that fails here will fail below, and tell its request
     program.recording = backend_.record([&] { runEach(program.batch, scratch); });
     if (program.recording && !scratch->live()) {

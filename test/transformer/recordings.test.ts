@@ -60,7 +60,8 @@ const KINDS: readonly DeviceKind[] = process.env.NODE_INFINITY_CUDA_LIBRARY ? ['
 // An emulated card takes seconds for a picture.
 for (const kind of KINDS)
   for (const config of kind === 'cpu' ? [SMALL, SOFTMAX, OTHER] : [SMALL])
-    describe(`recorded drawings on ${kind}, ${config === OTHER ? 'other layers' : `${config.head} head`}`, () => {
+    describe(`recorded drawings on ${kind}, ${config === OTHER ? 'other layers' : `${config.head} head`}`, function () {
+      this.timeout(120_000); // an emulated card is slow
       let device: Device;
       let model: InfinityTransformer;
       let recordings: Recordings;
