@@ -61,9 +61,10 @@ describe('a pipeline on a card', function () {
       const digest = Buffer.alloc(4);
       digest.writeUInt32LE(OPS_DIGEST);
       const library = await readFile(process.env.NODE_INFINITY_CUDA_LIBRARY!);
-      const at = library.indexOf(digest);
-      assert.ok(at >= 0 && library.indexOf(digest, at + 1) < 0, 'the digest stands in the library once');
-      library.writeUInt32LE((OPS_DIGEST ^ 1) >>> 0, at);
+      assert.ok(library.includes(digest), 'the digest stands in the library');
+      // More than once with debug information, which tells the values of constants too.
+      for (let at = library.indexOf(digest); at >= 0; at = library.indexOf(digest, at + 1))
+        library.writeUInt32LE((OPS_DIGEST ^ 1) >>> 0, at);
       const folder = await mkdtemp(join(tmpdir(), 'library-'));
       const other = join(folder, 'other.so');
       await writeFile(other, library);
