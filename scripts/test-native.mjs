@@ -52,7 +52,8 @@ function runOpTests(tree) {
     ...['test/transformer/bf16.test.ts', 'test/transformer/block_commands.test.ts'],
     ...['test/transformer/recordings.test.ts', 'test/pipeline/card.test.ts'],
   ];
-  return run(process.execPath, [mocha, '--timeout', '120000', 'test/ops', ...onCards], {
+  const together = ['--parallel', '--jobs', String(availableParallelism())];
+  return run(process.execPath, [mocha, ...together, '--timeout', '120000', 'test/ops', ...onCards], {
     LD_PRELOAD: `${runtime('libasan.so')} ${runtime('libstdc++.so')}`,
     // Node itself frees little at exit.
     ASAN_OPTIONS: 'detect_leaks=0',
