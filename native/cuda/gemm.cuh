@@ -17,11 +17,7 @@ template <class LoaderA, class LoaderB, class Epilogue>
 void launchProduct(const KernelArgs& args, const char* name, const ProductShape& shape, const ProductPlan& plan,
                    const LoaderA& a, const LoaderB& b, const Epilogue& epilogue) {
   if (shape.rows == 0 || shape.columns == 0) return;
-  const auto tiles = [](int64_t n, int tile) { return static_cast<int>(ceilDiv(n, tile)); };
-  const ProductGrid grid = {
-      static_cast<int>(shape.rows),      static_cast<int>(shape.columns),         static_cast<int>(shape.sums),
-      tiles(shape.rows, plan.tile.rows), tiles(shape.columns, plan.tile.columns), plan.splits,
-      static_cast<int>(plan.splitLength)};
+  const ProductGrid grid = gridOf(shape, plan);
   LaunchShape launchShape = {
       dim3(static_cast<unsigned>(grid.rowTiles * grid.columnTiles), static_cast<unsigned>(shape.parts * plan.splits)),
       dim3(static_cast<unsigned>(plan.tile.threads))};

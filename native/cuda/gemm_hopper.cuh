@@ -204,11 +204,7 @@ template <class LoaderA, class LoaderB, class Epilogue>
 void launchWarpgroups(const KernelArgs& args, const char* name, const ProductShape& shape, const ProductPlan& plan,
                       const LoaderA& a, const LoaderB& b, const Epilogue& epilogue) {
   if (shape.rows == 0 || shape.columns == 0) return;
-  const auto tiles = [](int64_t n, int tile) { return static_cast<int>(ceilDiv(n, tile)); };
-  const ProductGrid grid = {
-      static_cast<int>(shape.rows),      static_cast<int>(shape.columns),         static_cast<int>(shape.sums),
-      tiles(shape.rows, plan.tile.rows), tiles(shape.columns, plan.tile.columns), plan.splits,
-      static_cast<int>(plan.splitLength)};
+  const ProductGrid grid = gridOf(shape, plan);
   TensorMap mapA, mapB;
   if (!mapOperand<LoaderA::kSumFast>(mapA, a.data, shape.rows, shape.sums, plan.tile.rows) ||
       !mapOperand<LoaderB::kSumFast>(mapB, b.data, shape.columns, shape.sums, plan.tile.columns)) {

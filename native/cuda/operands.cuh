@@ -6,6 +6,7 @@
 // `whole`: chunks of neighbours, aligned to their size, lie inside or outside as a whole and may be read at once.
 #pragma once
 #include "cuda/element.cuh"
+#include "cuda/product.h"
 
 namespace infinity::cuda {
 
@@ -93,6 +94,12 @@ struct ProductGrid {
   int rowTiles, columnTiles;
   int splits, splitLength;
 };
+inline ProductGrid gridOf(const ProductShape& shape, const ProductPlan& plan) {
+  const auto tiles = [](int64_t n, int tile) { return static_cast<int>(ceilDiv(n, tile)); };
+  return {static_cast<int>(shape.rows),      static_cast<int>(shape.columns),         static_cast<int>(shape.sums),
+          tiles(shape.rows, plan.tile.rows), tiles(shape.columns, plan.tile.columns), plan.splits,
+          static_cast<int>(plan.splitLength)};
+}
 struct BlockWork {
   int row, column;    // the first of the tile
   int first, last;    // terms [first, last) of the sum

@@ -12,13 +12,12 @@
 
 #include "cuda/gemm_hopper.cuh"
 #include "tests/expect.h"
+#include "tests/plans.h"
 
 namespace {
 
 using namespace infinity;
 using namespace infinity::cuda;
-
-constexpr DeviceFacts kH200 = {132, 90, 232448, 50u << 20};
 
 uint32_t state;
 float draw() {
@@ -115,15 +114,6 @@ void everyTileIsRight(const Size& s) {
   }
 }
 
-template <class Tiles>
-bool planned(const ProductShape& shape, int rows, int columns) {
-  const ProductPlan plan = planProduct<Tiles>(shape, kH200);
-  char text[200];
-  describe(plan, text, sizeof text);
-  const bool right = plan.tile.rows == rows && plan.tile.columns == columns;
-  if (!right) std::fprintf(stderr, "%s\n", text);
-  return right;
-}
 void plansAreSensible() {
   EXPECT(planned<TilesWarpgroups>({8192, 8192, 2048}, 128, 256));
   EXPECT(planned<TilesWarpgroups>({1280, 1280, 2048}, 128, 128));

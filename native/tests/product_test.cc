@@ -10,23 +10,14 @@
 
 #include "cuda/gemm.cuh"
 #include "tests/expect.h"
+#include "tests/plans.h"
 
 namespace {
 
 using namespace infinity;
 using namespace infinity::cuda;
 
-constexpr DeviceFacts kH200 = {132, 90, 232448, 50u << 20}, kA100 = {108, 80, 166912, 40u << 20};
-
-template <class Tiles>
-bool planned(const ProductShape& shape, int rows, int columns) {
-  const ProductPlan plan = planProduct<Tiles>(shape, kH200);
-  char text[200];
-  describe(plan, text, sizeof text);
-  const bool right = plan.tile.rows == rows && plan.tile.columns == columns;
-  if (!right) std::fprintf(stderr, "%s\n", text);
-  return right;
-}
+constexpr DeviceFacts kA100 = {108, 80, 166912, 40u << 20};
 
 void plansAreSensible() {
   EXPECT(planned<TilesBf16>({8192, 8192, 2048}, 128, 256));
