@@ -107,5 +107,7 @@ __device__ __forceinline__ uint32_t packBf16(float low, float high) {
   return word;
 #endif
 }
+__device__ __forceinline__ float lowerBf16(uint32_t word) { return __uint_as_float(word << 16); }
+__device__ __forceinline__ float upperBf16(uint32_t word) { return __uint_as_float(word & 0xffff0000u); }
 
 }  // namespace infinity::cuda

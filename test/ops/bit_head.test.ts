@@ -215,7 +215,6 @@ for (const [isa, device] of isaDevices()) {
         const [x, w, b] = [randomBf16(1, 2 * B * L * C, 2), randomBf16(2, D * C), randomBf16(3, D)];
         const half = B * L * C;
         const [cond, uncond] = [gapsOf(x.subarray(0, half), w, b, C), gapsOf(x.subarray(half), w, b, C)];
-        const rounded = (values: ArrayLike<number>): Float64Array => fromBf16(toBf16(values));
         const on16 = (values: Float64Array, shape: Shape): Tensor => Tensor.from(toBf16(values), shape, 'bf16', device);
         const probability = (gap: number): number => 1 / (1 + Math.exp(gap));
 
@@ -245,14 +244,8 @@ for (const [isa, device] of isaDevices()) {
           const draws = uniform(4, B * L * D);
           for (const [i, u] of draws.entries()) assert.equal(got[1][i], Number(Math.fround(u) > got[0][i]!));
           const exact = cond.map((c, i) => probability(guided ? guidance * c + (1 - guidance) * uncond[i]! : c));
-          // One rounding a step, as tensors of bf16 have it.
-          const [c, u] = [rounded(cond), rounded(uncond)];
-          const [own, other] = [rounded(c.map((v) => guidance * v)), rounded(u.map((v) => (1 - guidance) * v))];
-          const naive = Array.from(guided ? rounded(own.map((v, i) => v + other[i]!)) : c, probability);
           const error = root(exact.map((p, i) => got[0][i]! - p));
-          const budget = 2 * root(exact.map((p, i) => naive[i]! - p));
-          assert.ok(error <= budget, `${error} above ${budget}`);
-          if (!guided) assert.ok(error < 1e-6, `${error}`);
+          assert.ok(error < 1e-6, `${error}`); // nothing is rounded to bf16 on the way
         }
       });
 

@@ -24,8 +24,7 @@ struct HeadOperands {
   int K, D;
 };
 
-// guidance · x + (1 − guidance) · other: of hidden states in float, which halves the arithmetic of the product; of two
-// products where hidden states are bf16, because their mixture would have to be rounded again.
+// guidance · x + (1 − guidance) · other of hidden states: one product serves both.
 __device__ __forceinline__ float mix(const HeadOperands& h, float x, float other) {
   return fmaf(h.guidance, x, (1.0f - h.guidance) * other);
 }
@@ -56,7 +55,9 @@ struct GapTile {
   }
 };
 
-// bf16 by fragments: M·16 rows and N·8 columns. K a multiple of 8, rows 16-byte aligned.
+// bf16 by fragments: M·16 rows and N·8 columns. K a multiple of 8, rows 16-byte aligned. A mixture of hidden states is
+// multiplied as the sum of two bf16, which keep sixteen of its bits: rounded to one, it would be less accurate than
+// gaps that are mixed after two products.
 template <int M, int N, bool Guided>
 struct MmaGaps : GapTile<M * 16, N * 8> {
   using Tile = GapTile<M * 16, N * 8>;
@@ -89,36 +90,55 @@ struct MmaGaps : GapTile<M * 16, N * 8> {
     for (int n = 0; n < N; ++n) to.w[n] = fetch(w, n * 8 + g, h.D - column, h.K, at);
   }
 
-  template <int Tall>
-  static __device__ __forceinline__ void multiply(const uint4 (&x)[Tall][2], const uint4 (&w)[N],
-                                                  float (&d)[Tall][N][4]) {
+  // Eight neighbours of two rows are the k of two products.
+  static __device__ __forceinline__ void multiply(const uint4 top, const uint4 bottom, const uint4 (&w)[N],
+                                                  float (&d)[N][4]) {
+    const uint32_t first[4] = {top.x, bottom.x, top.y, bottom.y}, second[4] = {top.z, bottom.z, top.w, bottom.w};
 #pragma unroll
-    for (int m = 0; m < Tall; ++m) {
-      const uint4 top = x[m][0], bottom = x[m][1];
-      const uint32_t first[4] = {top.x, bottom.x, top.y, bottom.y}, second[4] = {top.z, bottom.z, top.w, bottom.w};
+    for (int n = 0; n < N; ++n) {
+      mma(d[n], first, {w[n].x, w[n].y});
+      mma(d[n], second, {w[n].z, w[n].w});
+    }
+  }
+
+  // Of two neighbours: the mixture rounded, and what rounding left.
+  struct Mixture {
+    uint32_t rounded, rest;
+    __device__ __forceinline__ Mixture(const HeadOperands& h, uint32_t x, uint32_t other) {
+      const float low = mix(h, lowerBf16(x), lowerBf16(other)), high = mix(h, upperBf16(x), upperBf16(other));
+      rounded = packBf16(low, high);
+      rest = packBf16(low - lowerBf16(rounded), high - upperBf16(rounded));
+    }
+  };
+  static __device__ __forceinline__ void mixAll(const HeadOperands& h, uint4& x, uint4& other) {
+    const Mixture of[4] = {{h, x.x, other.x}, {h, x.y, other.y}, {h, x.z, other.z}, {h, x.w, other.w}};
+    x = make_uint4(of[0].rounded, of[1].rounded, of[2].rounded, of[3].rounded);
+    other = make_uint4(of[0].rest, of[1].rest, of[2].rest, of[3].rest);
+  }
+
+  static __device__ __forceinline__ void multiplyAll(const HeadOperands& h, Operands& o, float (&d)[M][N][4]) {
 #pragma unroll
-      for (int n = 0; n < N; ++n) {
-        mma(d[m][n], first, {w[n].x, w[n].y});
-        mma(d[m][n], second, {w[n].z, w[n].w});
+    for (int m = 0; m < M; ++m) {
+      if constexpr (Guided) {
+        mixAll(h, o.x[m][0], o.other[m][0]);
+        mixAll(h, o.x[m][1], o.other[m][1]);
+        multiply(o.other[m][0], o.other[m][1], o.w, d[m]);
       }
+      multiply(o.x[m][0], o.x[m][1], o.w, d[m]);
     }
   }
 
   static __device__ void gaps(const HeadOperands& h, int64_t row, int column, float* slices) {
     const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
-    float own[M][N][4] = {}, other[Guided ? M : 1][N][4] = {};
-    const auto multiplyBoth = [&](const Operands& o) {
-      multiply(o.x, o.w, own);
-      if (Guided) multiply(o.other, o.w, other);
-    };
+    float sum[M][N][4] = {};
     // The next operands are on their way while these are multiplied.
     Operands now, next;
     fetchAll(h, row, column, warp * kStep, now);
     for (int k = warp * kStep; k < h.K; k += 2 * kHeadWarps * kStep) {
       fetchAll(h, row, column, k + kHeadWarps * kStep, next);
-      multiplyBoth(now);
+      multiplyAll(h, now, sum);
       fetchAll(h, row, column, k + 2 * kHeadWarps * kStep, now);
-      multiplyBoth(next);
+      multiplyAll(h, next, sum);
     }
 #pragma unroll
     for (int m = 0; m < M; ++m)
@@ -127,7 +147,7 @@ struct MmaGaps : GapTile<M * 16, N * 8> {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           float* to = Tile::row(slices, warp, m * 16 + e / 2 * 8 + lane / 4) + n * 8 + lane % 4 * 2 + e % 2;
-          *to = Guided ? mix(h, own[m][n][e], other[m][n][e]) : own[m][n][e];
+          *to = sum[m][n][e];
         }
     Tile::total(h, column, slices);
   }
