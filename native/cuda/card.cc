@@ -50,6 +50,7 @@ struct Card {
   DeviceFacts facts = {};
   cudaStream_t stream = nullptr;
   uint32_t* faults = nullptr;
+  FaultWords faultWords;  // of the queue's thread
   std::atomic<uint64_t> launches{0};
   std::unique_ptr<ProductRoutes> routes;
   Graph* recording = nullptr;  // of the queue's thread
@@ -156,9 +157,9 @@ Card* openCard(int ordinal, DeviceInfo* info, CallFailure* failure) {
   if (!failure->code)
     refuse(failure, "The card has no stream left", cudaStreamCreateWithFlags(&card->stream, cudaStreamNonBlocking));
   if (!failure->code)
-    refuse(failure, "The card has no memory left", cudaMalloc(&faults, kFaultWords * sizeof(uint32_t)));
+    refuse(failure, "The card has no memory left", cudaMalloc(&faults, FaultWords::kCount * sizeof(uint32_t)));
   if (!failure->code)
-    refuse(failure, "The card cannot be written", cudaMemset(faults, 0, kFaultWords * sizeof(uint32_t)));
+    refuse(failure, "The card cannot be written", cudaMemset(faults, 0, FaultWords::kCount * sizeof(uint32_t)));
   if (failure->code) {
     if (faults) cudaFree(faults);
     if (card->stream) cudaStreamDestroy(card->stream);
@@ -192,7 +193,11 @@ const DeviceFacts* factsOf(const Card* card) { return &card->facts; }
 void makeCurrent(Card* card) { cudaSetDevice(card->ordinal); }
 Stream streamOf(Card* card) { return card->stream; }
 uint32_t* faultWord(Card* card, uint32_t request) {
-  return card->recording ? card->recording->fault : card->faults + request % kFaultWords;
+  if (card->recording) return card->recording->fault;
+  const FaultWords::Word word = card->faultWords.of(request);
+  uint32_t* const at = card->faults + word.index;
+  if (word.clear) cudaMemsetAsync(at, 0, sizeof *at, card->stream);  // a failure would fail the launch that follows
+  return at;
 }
 std::atomic<uint64_t>* launchCount(Card* card) { return &card->launches; }
 std::unique_ptr<ProductRoutes>& productRoutes(Card* card) { return card->routes; }

@@ -7,16 +7,14 @@
 
 namespace infinity::cuda {
 
-// Requests share fault words by their number; a word is cleared when it is read.
-constexpr uint32_t kFaultWords = 1024;
-
 Card* openCard(int ordinal, DeviceInfo* info, CallFailure* failure);
 void closeCard(Card* card);
 const DeviceFacts* factsOf(const Card* card);
 // What this thread launches from now on is of this card.
 void makeCurrent(Card* card);
 Stream streamOf(Card* card);
-// Of a request; of the recorded work while work is being recorded, which serves many requests.
+// Of a request, see FaultWords; of the recorded work while work is being recorded, which serves many requests. On the
+// queue's thread.
 uint32_t* faultWord(Card* card, uint32_t request);
 std::atomic<uint64_t>* launchCount(Card* card);
 // Made by the library when the card is opened, gone before the card.

@@ -22,7 +22,8 @@ struct Graph {
 
 struct Card {
   DeviceFacts facts;
-  uint32_t faults[kFaultWords];
+  FaultWords faultWords;
+  uint32_t faults[FaultWords::kCount];
   size_t memory;
   std::atomic<size_t> taken;  // the queue's thread looks whether there is room to record
   std::unordered_map<void*, size_t> blocks;
@@ -45,7 +46,7 @@ Card* openCard(int ordinal, DeviceInfo* info, CallFailure* failure) {
   const char* architecture = std::getenv("SIMT_ARCHITECTURE");
   const bool hopper = architecture && !std::strcmp(architecture, "90");
   *info = {{4, hopper ? 90u : 80u, hopper ? 232448u : 166912u, 40u << 20}, bytes, "host emulation"};
-  return new Card{info->facts, {}, bytes, 0, {}, {}, fastest ? fastest : "", {}, {}, {}};
+  return new Card{info->facts, {}, {}, bytes, 0, {}, {}, fastest ? fastest : "", {}, {}, {}};
 }
 
 void closeCard(Card* card) {
@@ -56,7 +57,10 @@ const DeviceFacts* factsOf(const Card* card) { return &card->facts; }
 void makeCurrent(Card*) {}
 Stream streamOf(Card* card) { return &card->stream; }
 uint32_t* faultWord(Card* card, uint32_t request) {
-  return card->recording ? &card->recording->fault : &card->faults[request % kFaultWords];
+  if (card->recording) return &card->recording->fault;
+  const FaultWords::Word word = card->faultWords.of(request);
+  if (word.clear) card->faults[word.index] = 0;
+  return &card->faults[word.index];
 }
 std::atomic<uint64_t>* launchCount(Card* card) { return &card->launches; }
 std::unique_ptr<ProductRoutes>& productRoutes(Card* card) { return card->routes; }

@@ -94,6 +94,29 @@ for (const [isa, device] of isaDevices()) {
       y.dispose();
       table.dispose();
     });
+    it('an id outside the table of a request that was given up fails no later one', async () => {
+      const table = random(device, 1, [3, 4]);
+      const givenUp = device.createToken();
+      const [bad, y] = device.withToken(givenUp, () => {
+        const bad = ids([9], [1]);
+        return [bad, embedding(table, bad)];
+      });
+      await device.sync(); // it has run
+      givenUp.cancel();
+      // A card keeps what it found in one of about a thousand words, by the request's number.
+      for (let i = 0; i < 1100; i++) {
+        const token = device.createToken();
+        const [at, row] = device.withToken(token, () => {
+          const at = ids([2], [1]);
+          return [at, embedding(table, at)];
+        });
+        await device.withToken(token, () => row.read());
+        for (const t of [at, row]) t.dispose();
+        token.release();
+      }
+      for (const t of [bad, y, table]) t.dispose();
+      givenUp.release();
+    });
     it('refuses ids of another type', () => {
       const table = random(device, 1, [3, 4]);
       assert.throws(() => embedding(table, table), { code: 'INVALID_SHAPE' });
