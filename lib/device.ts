@@ -13,19 +13,19 @@ import {
 /** The processor, or an NVIDIA card. */
 export type DeviceKind = 'cpu' | 'cuda';
 
-/** A way that matrix products go on a card: our kernels for every card, those for compute capability 9.0, or cuBLASLt. */
+/** A way that matrix products and attentions go on a card: our kernels for every card, those for compute capability 9.0, or cuBLASLt. */
 export type ProductRoute = 'fragments' | 'warpgroups' | 'cublaslt';
 
 export interface DeviceOptions {
   /** Number of the card, for 'cuda'; default 0. */
   readonly card?: number;
   /**
-   * With false, a card takes for each matrix product whichever way it measured to be the fastest when it met the first of that shape,
-   * cuBLASLt among them where the machine has it: results may then differ in their last digits from run to run, and between a row
+   * With false, a card takes for each matrix product and each attention whichever way it measured to be the fastest when it met the
+   * first of that shape, cuBLASLt among them where the machine has it: results may then differ in their last digits from run to run, and between a row
    * alone and in a batch. The processor is deterministic either way. Default true.
    */
   readonly deterministic?: boolean;
-  /** @internal One way for all products of a card that it can serve, for tests and benchmarks. */
+  /** @internal One way for all products and attentions of a card that it can serve, for tests and benchmarks. */
   readonly products?: ProductRoute;
   /** Threads of the CPU pool; by default NODE_INFINITY_THREADS, else the processors of this process. */
   readonly threads?: number;
@@ -170,7 +170,7 @@ export class Device {
     return this.addon.stats(this.live(), true);
   }
 
-  /** What a card decided for the matrix products that it met so far, a line each: the product, its way and why. */
+  /** What a card decided for the matrix products and attentions that it met so far, a line each: what, its way and why. */
   decisions(): string[] {
     return this.addon.decisions(this.live()).split('\n').slice(0, -1);
   }

@@ -51,7 +51,7 @@ export function attentions(c: AttentionCase, backward: boolean): Job {
       const operands = [q!, k!, v!, range];
       if (!backward) return { operands, call: () => attention(q!, k!, v!, options) };
       const outputs = [shaped(q!, q!.shape), { dtype: 'f32', shape: [batch, heads, queries] }] as const;
-      const params = [heads, 1, own === batch ? keys : 0];
+      const params = [heads, 1, own === batch ? keys : 0, 0];
       const [o, lse] = run(Op.attention, [q!, k!, v!, range, null], outputs, params);
       const go = randomOn(device, q!.shape);
       const gradients = [q!, k!, v!].map((t) => shaped(t, t.shape));

@@ -95,6 +95,7 @@ export class SelfAttention extends BiasedAttention {
 
   forward(x_BLC: Tensor, { rope, ropeStart, memory }: SelfAttentionContext): Branch {
     const { heads, scale } = this;
+    const unitKeys = this.scaleMul !== null;
     const qkv_BL3C = this.matQkv.forwardWithBias(x_BLC, this.joinedBias());
     const gain = this.scaleMul && reshape(this.scaleMul, [heads]);
     const { q_BLC, k_BLC, v_BLC, range, sampleStride } = memory.append(qkv_BL3C, {
@@ -102,9 +103,9 @@ export class SelfAttention extends BiasedAttention {
       gain,
       rope,
       ropeStart,
-      cosine: gain !== null,
+      cosine: unitKeys,
     });
-    const o_BLC = attention(q_BLC, k_BLC, v_BLC, { heads, scale, range, sampleStride });
+    const o_BLC = attention(q_BLC, k_BLC, v_BLC, { heads, scale, range, sampleStride, unitKeys });
     return (epilogue) => this.proj.forward(o_BLC, epilogue);
   }
 }

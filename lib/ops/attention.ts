@@ -44,6 +44,11 @@ export interface AttentionOptions {
    * read the same rows.
    */
   readonly sampleStride?: number | undefined;
+  /**
+   * No key is longer than 1, but for rounding, as after cosine preparation: a kernel may then take weights without a running
+   * maximum. Values must stay below 2^39. Default false.
+   */
+  readonly unitKeys?: boolean | undefined;
 }
 
 /** Checks what is prepared. @returns inputs, shape of each part and parameters of the op */
@@ -120,7 +125,7 @@ export function qkvAppend(qkv_BL3C: Tensor, into: KvRows, options: QkvPrepOption
  * @throws InfinityError INVALID_SHAPE; INVALID_ARGUMENT (on reading) when a range leaves the rows of k
  */
 export function attention(q_BLC: Tensor, k_BLC: Tensor, v_BLC: Tensor, options: AttentionOptions): Tensor {
-  const { heads, scale, range = null, bias = null, sampleStride } = options;
+  const { heads, scale, range = null, bias = null, sampleStride, unitKeys = false } = options;
   const [q, k, v] = [q_BLC, k_BLC, v_BLC];
   const [batch, queries, channels] = q.shape;
   const cached = sampleStride !== undefined;
@@ -153,7 +158,7 @@ export function attention(q_BLC: Tensor, k_BLC: Tensor, v_BLC: Tensor, options: 
       bias.shape[2] === keys);
   checkShapes('attention', biasFits, `a bias [${heads}, ${queries}, ${keys}]`, bias);
 
-  const params = [heads, scale, sampleStride ?? (k.shape[0] === batch ? keys : 0)];
+  const params = [heads, scale, sampleStride ?? (k.shape[0] === batch ? keys : 0), unitKeys ? 1 : 0];
   return scope(() => {
     const lseOutput = { dtype: q.dtype === 'bf16' ? 'f32' : q.dtype, shape: [batch!, heads, queries!] } as const;
     const [o, lse] = run(Op.attention, [q, k, v, range, bias], [like(q), lseOutput], params);

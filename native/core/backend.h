@@ -35,7 +35,7 @@ class Backend {
   virtual size_t memory() const = 0;               // bytes that tensors may take unless a limit is given
   virtual bool hostMemory() const = 0;             // tensors lie in the memory of this process
   virtual uint64_t launches() const { return 0; }  // kernels that a card was given so far
-  // What a card chose for products so far, a line each.
+  // What a card chose for products and attentions so far, a line each.
   virtual std::string decisions() const { return ""; }
 
   // --- on the JavaScript thread

@@ -42,19 +42,6 @@ struct BulkOperand {
   }
 };
 
-// A place in the ring. Its rounds have parity 0, 1, 0, ...
-template <int Stages>
-struct RingPlace {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void advance() {
-    if (++stage == Stages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 template <class Tile, bool SumFastA, bool SumFastB, class Epilogue>
 __global__ void __launch_bounds__(Tile::kThreads, 1)
     productWarpgroups(const __grid_constant__ TensorMap mapA, const __grid_constant__ TensorMap mapB,

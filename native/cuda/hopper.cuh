@@ -26,6 +26,19 @@ __device__ __forceinline__ uint64_t matrixDescriptor(uint32_t address, uint32_t 
          static_cast<uint64_t>(static_cast<uint32_t>(swizzle)) << 62;
 }
 
+// A place in a ring of stages. Its rounds have parity 0, 1, 0, ...
+template <int Stages>
+struct RingPlace {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ __forceinline__ void advance() {
+    if (++stage == Stages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
 #if defined(INFINITY_SIMT)
 
 inline uint32_t sharedAddress(const void* p) { return simt::sharedAddress(p); }
@@ -40,7 +53,12 @@ inline void prefetchTensorMap(const TensorMap&) {}
 inline void copyBox(void* to, const TensorMap& map, uint64_t* barrier, int inner, int outer) {
   simt::TensorMapFields fields;
   std::memcpy(&fields, &map, sizeof fields);
-  simt::issueCopy(sharedAddress(to), fields, barrier, inner, outer);
+  simt::issueCopy(sharedAddress(to), fields, barrier, inner, 0, outer);
+}
+inline void copyHeadBox(void* to, const TensorMap& map, uint64_t* barrier, int inner, int head, int row) {
+  simt::TensorMapFields fields;
+  std::memcpy(&fields, &map, sizeof fields);
+  simt::issueCopy(sharedAddress(to), fields, barrier, inner, head, row);
 }
 inline void publishToAsync() {}
 
@@ -59,9 +77,15 @@ inline void waitProducts() {
 }
 template <int N>
 inline void holdSums(float (&)[N]) {}
+template <int N>
+inline void holdWords(uint32_t (&)[N][4]) {}
 template <int Columns, bool AlongM, bool AlongN>
 inline void multiply(float (&sums)[Columns / 2], uint64_t a, uint64_t b, bool accumulate) {
   simt::executeTogether({simt::GroupCall::multiply, Columns, 0, a, b, AlongM, AlongN, accumulate, sums});
+}
+template <int Columns>
+inline void multiplyRegisters(float (&sums)[Columns / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+  simt::executeTogether({simt::GroupCall::multiply, Columns, 0, 0, b, false, true, accumulate, sums, a});
 }
 
 #else
@@ -111,6 +135,15 @@ __device__ __forceinline__ void copyBox(void* to, const TensorMap& map, uint64_t
       "l"(&map), "r"(sharedAddress(barrier)), "r"(inner), "r"(outer)
       : "memory");
 }
+// Of rows whose heads lie side by side: a box of one head, from element `inner` of it and from `row` on.
+__device__ __forceinline__ void copyHeadBox(void* to, const TensorMap& map, uint64_t* barrier, int inner, int head,
+                                            int row) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], "
+      "[%2];" ::"r"(sharedAddress(to)),
+      "l"(&map), "r"(sharedAddress(barrier)), "r"(inner), "r"(head), "r"(row)
+      : "memory");
+}
 // After ordinary stores to shared memory, before the barrier that products which read them wait for.
 __device__ __forceinline__ void publishToAsync() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
@@ -144,17 +177,26 @@ __device__ __forceinline__ void holdSums(float (&sums)[N]) {
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
+// The same for words of fragments that products read.
+template <int N>
+__device__ __forceinline__ void holdWords(uint32_t (&words)[N][4]) {
+#pragma unroll
+  for (int i = 0; i < N * 4; ++i) asm volatile("" : "+r"(words[i / 4][i % 4])::"memory");
+}
+
 // clang-format off
 #define INFINITY_NAMES_0 "%0, %1, %2, %3"
 #define INFINITY_NAMES_1 "%4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define INFINITY_NAMES_2 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define INFINITY_NAMES_3 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-                         "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define INFINITY_NAMES_3A "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define INFINITY_NAMES_3B "%48, %49, %50, %51, %52, %53, %54, %55"
+#define INFINITY_NAMES_3 INFINITY_NAMES_3A ", " INFINITY_NAMES_3B ", %56, %57, %58, %59, %60, %61, %62, %63"
 #define INFINITY_NAMES_4 "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
                          "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
                          "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
                          "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define INFINITY_SUMS4(i) "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3])
+#define INFINITY_SUMS8(i) INFINITY_SUMS4(i), INFINITY_SUMS4(i + 4)
 #define INFINITY_SUMS16(i) INFINITY_SUMS4(i), INFINITY_SUMS4(i + 4), INFINITY_SUMS4(i + 8), INFINITY_SUMS4(i + 12)
 #define INFINITY_SUMS32(i) INFINITY_SUMS16(i), INFINITY_SUMS16(i + 16)
 #define INFINITY_SUMS64(i) INFINITY_SUMS32(i), INFINITY_SUMS32(i + 32)
@@ -184,17 +226,48 @@ __device__ __forceinline__ void multiply(float (&sums)[Columns / 2], uint64_t a,
     INFINITY_WGMMA("256", INFINITY_NAMES_0 ", " INFINITY_NAMES_1 ", " INFINITY_NAMES_2 ", " INFINITY_NAMES_3
                    ", " INFINITY_NAMES_4, "%128", "%129", "%130", "%131", "%132", INFINITY_SUMS128(0));
 }
+// B lies along its rows.
+#define INFINITY_WGMMA_REGISTERS(columns, names, a_, b_, accumulate_, ...)                                          \
+  asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, " accumulate_ ", 0;\n\t"                                       \
+               "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32.bf16.bf16 {" names "}, {" a_ "}, " b_           \
+               ", p, 1, 1, 1;\n\t}"                                                                                 \
+               : __VA_ARGS__ : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)))
+
+// A is this warp's fragments, as mma.cuh has them.
+template <int Columns>
+__device__ __forceinline__ void multiplyRegisters(float (&sums)[Columns / 2], const uint32_t (&a)[4], uint64_t b,
+                                                  bool accumulate) {
+  static_assert(Columns == 64 || Columns == 96 || Columns == 112 || Columns == 128, "written below");
+  if constexpr (Columns == 64)
+    INFINITY_WGMMA_REGISTERS("64", INFINITY_NAMES_0 ", " INFINITY_NAMES_1 ", " INFINITY_NAMES_2,
+                             "%32, %33, %34, %35", "%36", "%37", INFINITY_SUMS32(0));
+  else if constexpr (Columns == 96)
+    INFINITY_WGMMA_REGISTERS("96", INFINITY_NAMES_0 ", " INFINITY_NAMES_1 ", " INFINITY_NAMES_2 ", "
+                             INFINITY_NAMES_3A, "%48, %49, %50, %51", "%52", "%53",
+                             INFINITY_SUMS32(0), INFINITY_SUMS16(32));
+  else if constexpr (Columns == 112)
+    INFINITY_WGMMA_REGISTERS("112", INFINITY_NAMES_0 ", " INFINITY_NAMES_1 ", " INFINITY_NAMES_2 ", "
+                             INFINITY_NAMES_3A ", " INFINITY_NAMES_3B, "%56, %57, %58, %59", "%60", "%61",
+                             INFINITY_SUMS32(0), INFINITY_SUMS16(32), INFINITY_SUMS8(48));
+  else
+    INFINITY_WGMMA_REGISTERS("128", INFINITY_NAMES_0 ", " INFINITY_NAMES_1 ", " INFINITY_NAMES_2 ", "
+                             INFINITY_NAMES_3, "%64, %65, %66, %67", "%68", "%69", INFINITY_SUMS64(0));
+}
 #undef INFINITY_NAMES_0
 #undef INFINITY_NAMES_1
 #undef INFINITY_NAMES_2
 #undef INFINITY_NAMES_3
+#undef INFINITY_NAMES_3A
+#undef INFINITY_NAMES_3B
 #undef INFINITY_NAMES_4
 #undef INFINITY_SUMS4
+#undef INFINITY_SUMS8
 #undef INFINITY_SUMS16
 #undef INFINITY_SUMS32
 #undef INFINITY_SUMS64
 #undef INFINITY_SUMS128
 #undef INFINITY_WGMMA
+#undef INFINITY_WGMMA_REGISTERS
 // clang-format on
 
 #endif

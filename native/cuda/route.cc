@@ -52,12 +52,38 @@ std::string describe(const ProductCase& c) {
   return c.aligned ? text : text + ", not aligned";
 }
 
-bool serves(ProductRoute route, const ProductCase& c, const DeviceFacts& device) {
-  if (route == ProductRoute::fragments) return true;
-  return offered(route, device) && c.a == DType::bf16 && c.b == DType::bf16 && c.aligned && c.sums > 0;
+std::string describe(const AttentionCase& c) {
+  char shape[160];
+  std::snprintf(shape, sizeof shape, "attention %lldx%lld of up to %lld, %lld heads of %lld, %s",
+                static_cast<long long>(c.batch), static_cast<long long>(c.queries), static_cast<long long>(c.keys),
+                static_cast<long long>(c.heads), static_cast<long long>(c.width), typeName(c.type));
+  std::string text = shape;
+  if (c.eachOwn) text += ", each query its own";
+  if (c.bias) text += ", bias";
+  if (c.unitKeys) text += ", unit keys";
+  if (!c.positive) text += ", scale not positive";
+  return c.aligned ? text : text + ", not aligned";
 }
 
-ProductRoute routeByRule(const ProductCase&, const DeviceFacts&) { return ProductRoute::fragments; }
+namespace {
+
+bool takes(ProductRoute, const ProductCase& c) {
+  return c.a == DType::bf16 && c.b == DType::bf16 && c.aligned && c.sums > 0;
+}
+bool takes(ProductRoute route, const AttentionCase& c) {
+  constexpr int64_t kWidestHead = 128;  // of warpgroups
+  return route == ProductRoute::warpgroups && c.type == DType::bf16 && c.aligned && !c.bias && c.positive &&
+         c.width <= kWidestHead;
+}
+
+}  // namespace
+
+bool serves(ProductRoute route, const RoutedCase& c, const DeviceFacts& device) {
+  if (route == ProductRoute::fragments) return true;
+  return offered(route, device) && std::visit([&](const auto& of) { return takes(route, of); }, c);
+}
+
+ProductRoute routeByRule(const RoutedCase&, const DeviceFacts&) { return ProductRoute::fragments; }
 
 ProductRoutes::ProductRoutes(Card* card, const CardOptions& options, CallFailure* failure)
     : card_(card), fastest_(!options.deterministic), forced_(*options.products) {
@@ -86,16 +112,21 @@ ProductRoutes::ProductRoutes(Card* card, const CardOptions& options, CallFailure
   if (!cublasLt_ && (wanted || *options.cublaslt)) *failure = missing;
 }
 
-bool ProductRoutes::candidate(ProductRoute route, const ProductCase& c) {
+bool ProductRoutes::candidate(ProductRoute route, const RoutedCase& c) {
   if (!serves(route, c, *factsOf(card_))) return false;
-  return route != ProductRoute::cublaslt || (cublasLt_ && cublasLt_->has(c));
+  return route != ProductRoute::cublaslt || (cublasLt_ && cublasLt_->has(std::get<ProductCase>(c)));
+}
+
+bool ProductRoutes::mayTake(ProductRoute route, const RoutedCase& c) const {
+  const DeviceFacts& device = *factsOf(card_);
+  return serves(route, c, device) && (forced_ ? route == wanted_ : fastest_ || route == routeByRule(c, device));
 }
 
 size_t ProductRoutes::scratch(const ProductCase& c) const {
   return cublasLt_ && serves(ProductRoute::cublaslt, c, *factsOf(card_)) ? cublasLtScratch(c) : 0;
 }
 
-ProductRoute ProductRoutes::decide(const KernelArgs& a, const ProductCase& c, const Trial& trial) {
+ProductRoute ProductRoutes::decide(const KernelArgs& a, const RoutedCase& c, const Trial& trial) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto known = decided_.find(c);
@@ -117,7 +148,7 @@ ProductRoute ProductRoutes::decide(const KernelArgs& a, const ProductCase& c, co
 }
 
 // A candidate that cannot be launched is none: what it failed with is forgotten.
-ProductRoutes::Decision ProductRoutes::measure(const KernelArgs& a, const ProductCase& c, const Trial& trial) {
+ProductRoutes::Decision ProductRoutes::measure(const KernelArgs& a, const RoutedCase& c, const Trial& trial) {
   Decision best = {routeByRule(c, *factsOf(card_)), ""};
   std::vector<ProductRoute> candidates;
   for (ProductRoute route : kRoutes)
@@ -149,7 +180,8 @@ std::string ProductRoutes::decisions() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   std::string text;
   for (const auto* met : met_)
-    text += describe(met->first) + ": " + routeName(met->second.route) + " (" + met->second.why + ")\n";
+    text += std::visit([](const auto& c) { return describe(c); }, met->first) + ": " + routeName(met->second.route) +
+            " (" + met->second.why + ")\n";
   return text;
 }
 

@@ -64,6 +64,37 @@ void rulesKnowDescriptionAndCardAlone() {
   EXPECT(serves(ProductRoute::cublaslt, kBf16, a100) && !serves(ProductRoute::warpgroups, kBf16, a100));
 }
 
+void attentionHasWaysToo() {
+  const DeviceFacts h200 = {132, 90, 232448, 50u << 20}, a100 = {108, 80, 166912, 40u << 20};
+  const AttentionCase given = {2, 4096, 16384, 16, 128, DType::bf16, true, false, false, true, true};
+  EXPECT(describe(given) == "attention 2x4096 of up to 16384, 16 heads of 128, bf16, unit keys");
+  EXPECT(serves(ProductRoute::warpgroups, given, h200) && !serves(ProductRoute::warpgroups, given, a100));
+  EXPECT(!serves(ProductRoute::cublaslt, given, h200) && serves(ProductRoute::fragments, given, a100));
+  for (const auto& change : std::vector<void (*)(AttentionCase&)>{
+           [](AttentionCase& c) { c.type = DType::f32; }, [](AttentionCase& c) { c.aligned = false; },
+           [](AttentionCase& c) { c.bias = true; }, [](AttentionCase& c) { c.positive = false; },
+           [](AttentionCase& c) { c.width = 136; }}) {
+    AttentionCase other = given;
+    change(other);
+    EXPECT(!serves(ProductRoute::warpgroups, other, h200) && describe(other) != describe(given));
+    EXPECT(given < other || other < given);
+  }
+
+  // Room for pieces is taken where that way may be.
+  Card hopper = {h200};
+  CallFailure failure;
+  const auto mayTake = [&](ProductRoute route, bool deterministic, const char* products) {
+    CardOptions options;
+    options.deterministic = deterministic;
+    options.products = products;
+    return ProductRoutes(&hopper, options, &failure).mayTake(route, given);
+  };
+  EXPECT(!mayTake(ProductRoute::warpgroups, true, "") && mayTake(ProductRoute::warpgroups, false, ""));
+  EXPECT(mayTake(ProductRoute::warpgroups, true, "warpgroups") &&
+         !mayTake(ProductRoute::fragments, true, "warpgroups"));
+  EXPECT(!failure.code);
+}
+
 // The parts of an epilogue that cuBLASLt takes, and the scratch memory of what it leaves.
 void epiloguesAreShared() {
   ProductCase c = kBf16;
@@ -88,7 +119,7 @@ struct Fixture {
   Card card;
   CallFailure failure;
   std::vector<ProductRoute> taken;
-  ProductRoute take(ProductRoutes& routes, const ProductCase& c) {
+  ProductRoute take(ProductRoutes& routes, const RoutedCase& c) {
     KernelArgs args{};
     args.failure = &failure;
     taken.clear();
@@ -164,6 +195,10 @@ void oneWayIsForced(const char* library) {
   ProductRoutes routes(&f.card, options, &f.failure);
   EXPECT(!f.failure.code && f.take(routes, kBf16) == ProductRoute::cublaslt);
   EXPECT(f.take(routes, kF32) == ProductRoute::fragments && f.card.timed == 0);
+  const AttentionCase attention = {1, 8, 8, 1, 64, DType::bf16, true, false, false, false, true};
+  EXPECT(f.take(routes, attention) == ProductRoute::fragments);
+  EXPECT(routes.decisions().find("attention 1x8 of up to 8, 1 heads of 64, bf16: fragments (not for cublaslt)") !=
+         std::string::npos);
   options.products = "sideways";
   ProductRoutes unknown(&f.card, options, &f.failure);
   EXPECT(!std::strcmp(f.failure.code, "INVALID_ARGUMENT"));
@@ -181,6 +216,7 @@ void missingLibrariesAreNamed() {
 int main() {
   descriptionsAreReadable();
   rulesKnowDescriptionAndCardAlone();
+  attentionHasWaysToo();
   epiloguesAreShared();
   deterministicDevicesMeasureNothing();
   for (const auto& test :

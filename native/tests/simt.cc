@@ -286,6 +286,8 @@ void waitUntil(const char* what, bool (*ready)(void*), void* context) {
   leave(false);
 }
 
+void letOthersRun() { leave(false); }
+
 void blockBarrier() {
   self->state = State::atBarrier;
   ++waiting;

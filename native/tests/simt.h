@@ -58,6 +58,8 @@ void* dynamicShared();
 // Lets other threads of the block run until ready(context), which may do what has to happen first. When no thread can
 // go on, the process ends with `what`.
 void waitUntil(const char* what, bool (*ready)(void*), void* context);
+// Lets the other threads of the block take a turn.
+void letOthersRun();
 // Ends the process, naming kernel, block and thread.
 [[noreturn]] void stop(const char* what);
 // Counts blocks: what is kept beside shared memory belongs to one of them.

@@ -63,8 +63,8 @@ inline void arriveMbarrier(uint64_t* word, uint32_t bytes) {
 
 struct TensorMapFields {
   const unsigned char* data;
-  uint64_t inner, outer, pitch;  // elements, elements, bytes
-  uint32_t boxInner, boxOuter;
+  uint64_t extents[3], pitches[2];  // elements, bytes
+  uint32_t boxInner, boxOuter;      // the box is one element thick in between
   uint32_t swizzleBytes;
 };
 constexpr uint32_t kElementBytes = 2;
@@ -73,7 +73,7 @@ struct BulkCopy {
   TensorMapFields map;
   uint32_t to;
   uint64_t* barrier;
-  int inner, outer;
+  int inner, middle, outer;
   uint64_t block;
 };
 inline std::vector<BulkCopy> bulkCopies;
@@ -83,11 +83,12 @@ inline void makeCopy(const BulkCopy& c) {
   for (uint32_t o = 0; o < m.boxOuter; ++o) {
     for (uint32_t i = 0; i < m.boxInner; ++i) {
       const int64_t inner = int64_t{c.inner} + i, outer = int64_t{c.outer} + o;
-      const bool inside =
-          inner >= 0 && outer >= 0 && inner < static_cast<int64_t>(m.inner) && outer < static_cast<int64_t>(m.outer);
+      const int64_t at[] = {inner, c.middle, outer};
+      bool inside = true;
+      for (int d = 0; d < 3; ++d) inside = inside && at[d] >= 0 && at[d] < static_cast<int64_t>(m.extents[d]);
       unsigned char* to = sharedByte(swizzled(c.to + (o * m.boxInner + i) * kElementBytes, m.swizzleBytes));
       if (inside)
-        std::memcpy(to, m.data + outer * static_cast<int64_t>(m.pitch) + inner * kElementBytes, kElementBytes);
+        std::memcpy(to, m.data + at[2] * m.pitches[1] + at[1] * m.pitches[0] + inner * kElementBytes, kElementBytes);
       else
         std::memset(to, 0, kElementBytes);
     }
@@ -97,11 +98,11 @@ inline void makeCopy(const BulkCopy& c) {
   advancePhase(b);
 }
 
-inline void issueCopy(uint32_t to, const TensorMapFields& map, uint64_t* barrier, int inner, int outer) {
+inline void issueCopy(uint32_t to, const TensorMapFields& map, uint64_t* barrier, int inner, int middle, int outer) {
   if (to % 128) stop("a bulk copy to an address that is no multiple of 128 bytes.");
   for (const BulkCopy& c : bulkCopies)
     if (c.block != blockNumber()) stop("bulk copies of an earlier block that nobody waited for.");
-  const BulkCopy copy = {map, to, barrier, inner, outer, blockNumber()};
+  const BulkCopy copy = {map, to, barrier, inner, middle, outer, blockNumber()};
   if (blockNumber() % 2)
     makeCopy(copy);
   else
@@ -143,11 +144,17 @@ struct GroupCall {
   uint64_t a = 0, b = 0;
   bool alongM = false, alongN = false, accumulate = false;
   float* sums = nullptr;
+  const uint32_t* words = nullptr;  // of A, where it is in registers
 
   bool same(const GroupCall& o) const {
     return kind == o.kind && columns == o.columns && pending == o.pending && a == o.a && b == o.b &&
-           alongM == o.alongM && alongN == o.alongN && accumulate == o.accumulate;
+           alongM == o.alongM && alongN == o.alongN && accumulate == o.accumulate && !words == !o.words;
   }
+};
+// A product on its way, and where its threads have A: registers are read when it happens.
+struct IssuedProduct {
+  GroupCall call;
+  std::vector<const uint32_t*> words;
 };
 
 // The sums of an instruction under way: taken from the threads' registers, which hold NaN meanwhile.
@@ -169,8 +176,8 @@ struct Warpgroup {
   unsigned arrived = 0, turn = 0;
   bool fenced = false;
   GroupCall calls[kWarpgroup];
-  std::vector<GroupCall> open;
-  std::deque<std::vector<GroupCall>> groups;
+  std::vector<IssuedProduct> open;
+  std::deque<std::vector<IssuedProduct>> groups;
   std::vector<HeldSums> held;
 };
 inline Warpgroup warpgroups[1024 / kWarpgroup];
@@ -202,11 +209,19 @@ inline HeldSums* heldSums(Warpgroup& g, const float* first) {
   return nullptr;
 }
 
-inline void multiplyNow(Warpgroup& g, const GroupCall& c) {
+// Element (m, k) of the matrix whose words 128 threads hold: of each warp the fragment a of m16n8k16.
+inline float registerElement(const std::vector<const uint32_t*>& words, uint32_t m, uint32_t k) {
+  const uint32_t thread = m / 16 * 32 + m % 8 * 4 + k % 8 / 2, word = words[thread][k / 8 * 2 + m % 16 / 8];
+  return simtBitCast<float>(k % 2 ? word & 0xffff0000u : word << 16);
+}
+
+inline void multiplyNow(Warpgroup& g, const IssuedProduct& issued) {
+  const GroupCall& c = issued.call;
   HeldSums& h = *heldSums(g, c.sums);
   float a[kGroupRows][kGroupTerms], b[256][kGroupTerms];
   for (uint32_t k = 0; k < kGroupTerms; ++k) {
-    for (uint32_t m = 0; m < kGroupRows; ++m) a[m][k] = matrixElement(c.a, c.alongM, m, k);
+    for (uint32_t m = 0; m < kGroupRows; ++m)
+      a[m][k] = c.words ? registerElement(issued.words, m, k) : matrixElement(c.a, c.alongM, m, k);
     for (uint32_t n = 0; n < c.columns; ++n) b[n][k] = matrixElement(c.b, c.alongN, n, k);
   }
   for (uint32_t m = 0; m < kGroupRows; ++m) {
@@ -245,7 +260,11 @@ inline void act(Warpgroup& g) {
         }
       }
       ++h->uses;
-      g.open.push_back(call);
+      IssuedProduct& issued = g.open.emplace_back(IssuedProduct{call, {}});
+      if (call.words) {
+        if (!g.fenced) stop("wgmma takes registers over without a wgmma.fence.");
+        for (const GroupCall& of : g.calls) issued.words.push_back(of.words);
+      }
       break;
     }
     case GroupCall::commit:
@@ -254,7 +273,7 @@ inline void act(Warpgroup& g) {
       break;
     case GroupCall::wait:
       for (; g.groups.size() > call.pending; g.groups.pop_front())
-        for (const GroupCall& c : g.groups.front()) multiplyNow(g, c);
+        for (const IssuedProduct& p : g.groups.front()) multiplyNow(g, p);
       for (size_t i = 0; i < g.held.size();) {
         HeldSums& h = g.held[i];
         if (h.uses > 0) {
@@ -276,6 +295,8 @@ inline void executeTogether(const GroupCall& mine) {
   const unsigned thread = position().thread.x;
   if (position().blockSize.y * position().blockSize.z != 1) stop("warpgroups are counted along x.");
   Warpgroup& g = warpgroups[thread / kWarpgroup];
+  // Meanwhile what was given back too early may be written.
+  if (mine.kind == GroupCall::wait) letOthersRun();
   if (g.block != blockNumber()) {
     if (!g.held.empty()) stop("wgmma of an earlier block that nobody waited for.");
     g.block = blockNumber();

@@ -3,15 +3,20 @@ import { Device } from '../../lib/device.js';
 import { InfinityError } from '../../lib/errors.js';
 import { attention } from '../../lib/ops/attention.js';
 import { Tape } from '../../lib/tape.js';
-import { type Shape, scope, Tensor } from '../../lib/tensor.js';
+import { scope, Tensor } from '../../lib/tensor.js';
 import {
   type AttentionCase,
   attentionByLoops,
   attentionGradientsByLoops,
   blockCausal,
+  evaluate,
+  type Numbers,
   rangeTensor,
+  shapesOf,
+  tensorOf,
+  valuesOf,
 } from '../support/attention.js';
-import { roundToBf16, toBf16 } from '../support/bf16.js';
+import { roundToBf16 } from '../support/bf16.js';
 import {
   assertClean,
   assertGradients,
@@ -22,7 +27,6 @@ import {
   relativeError,
 } from '../support/numeric.js';
 
-type Numbers = Float32Array | Float64Array;
 const scales = [1, 4, 9, 16, 25, 36, 39];
 const base = { batch: 2, queries: 5, keys: 7, heads: 2, width: 8, entries: 2, scale: 0.5 };
 
@@ -49,51 +53,6 @@ const cases: Record<string, AttentionCase> = {
   scattered: { ...base, queries: 33, keys: 31, range: (b, q) => [(q * 7 + b) % 11, 12 + ((q * 5) % 20)] },
   blind: { ...base, queries: 34, keys: 9, range: (_, q) => (q % 3 === 0 ? [4, 4] : [0, q % 10]) },
 };
-const shapesOf = (c: AttentionCase): Shape[] => {
-  const channels = c.heads * c.width;
-  return [
-    [c.batch, c.queries, channels],
-    [c.entries, c.keys, channels],
-    [c.entries, c.keys, channels],
-  ];
-};
-
-const tensorOf = (values: Float64Array, shape: Shape, dtype: 'f32' | 'f64' | 'bf16', device: Device): Tensor =>
-  Tensor.from(dtype === 'bf16' ? toBf16(values) : values, shape, dtype, device);
-
-/** Output and gradients of one case in the given precision. */
-async function evaluate(
-  device: Device,
-  c: AttentionCase,
-  dtype: 'f32' | 'f64' | 'bf16',
-  values: readonly Float64Array[],
-): Promise<Numbers[]> {
-  const range = rangeTensor(device, c);
-  const shapes = shapesOf(c);
-  if (c.bias) shapes.push([c.heads, c.queries, c.keys]);
-  const inputs = shapes.map((shape, i) => tensorOf(values[i]!, shape, dtype, device));
-  const tape = new Tape().watch(...inputs);
-  const o = tape.run(() => attention(inputs[0]!, inputs[1]!, inputs[2]!, { ...c, range, bias: inputs[3] ?? null }));
-  const cotangent = tensorOf(randomArray(9, o.size), o.shape, dtype, device);
-  const grads = tape.backward([{ of: o, cotangent }]);
-  const all = [o, ...inputs.map((t) => grads.get(t)!)];
-  const out = await Promise.all(all.map((t) => t.readFloats()));
-  for (const t of [o, cotangent, ...inputs, range]) t?.dispose();
-  grads.dispose();
-  return out;
-}
-const valuesOf = (c: AttentionCase): Float64Array[] => {
-  const values = shapesOf(c).map((shape, i) =>
-    randomArray(
-      1 + i,
-      shape.reduce((a, b) => a * b),
-      2,
-    ),
-  );
-  if (c.bias) values.push(Float64Array.from(c.bias));
-  return values;
-};
-
 for (const [isa, device] of isaDevices()) {
   describe(`attention on ${isa}`, () => {
     for (const [name, c] of Object.entries(cases)) {

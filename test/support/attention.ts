@@ -1,6 +1,12 @@
 /** Attention by the textbook, in double precision and plain loops: the oracle of the op. */
 import type { Device } from '../../lib/device.js';
-import { Tensor } from '../../lib/tensor.js';
+import { attention } from '../../lib/ops/attention.js';
+import { Tape } from '../../lib/tape.js';
+import { type Shape, Tensor } from '../../lib/tensor.js';
+import { toBf16 } from './bf16.js';
+import { randomArray } from './numeric.js';
+
+export type Numbers = Float32Array | Float64Array;
 
 export interface AttentionCase {
   readonly batch: number;
@@ -11,6 +17,7 @@ export interface AttentionCase {
   /** Entries of k: the batch, or 1 for keys that all samples share. */
   readonly entries: number;
   readonly scale: number;
+  readonly unitKeys?: boolean;
   /** [start, end) of each query. */
   readonly range?: (b: number, q: number) => readonly [number, number];
   readonly bias?: ArrayLike<number>;
@@ -120,3 +127,50 @@ export function blockCausal(lengths: readonly number[]): (b: number, q: number) 
   });
   return (_, q) => [0, ends[q]!];
 }
+
+/** Of q, k and v. */
+export const shapesOf = (c: AttentionCase): Shape[] => {
+  const channels = c.heads * c.width;
+  return [
+    [c.batch, c.queries, channels],
+    [c.entries, c.keys, channels],
+    [c.entries, c.keys, channels],
+  ];
+};
+
+export const tensorOf = (values: Float64Array, shape: Shape, dtype: 'f32' | 'f64' | 'bf16', device: Device): Tensor =>
+  Tensor.from(dtype === 'bf16' ? toBf16(values) : values, shape, dtype, device);
+
+/** Output and gradients of one case in the given precision. */
+export async function evaluate(
+  device: Device,
+  c: AttentionCase,
+  dtype: 'f32' | 'f64' | 'bf16',
+  values: readonly Float64Array[],
+): Promise<Numbers[]> {
+  const range = rangeTensor(device, c);
+  const shapes = shapesOf(c);
+  if (c.bias) shapes.push([c.heads, c.queries, c.keys]);
+  const inputs = shapes.map((shape, i) => tensorOf(values[i]!, shape, dtype, device));
+  const tape = new Tape().watch(...inputs);
+  const o = tape.run(() => attention(inputs[0]!, inputs[1]!, inputs[2]!, { ...c, range, bias: inputs[3] ?? null }));
+  const cotangent = tensorOf(randomArray(9, o.size), o.shape, dtype, device);
+  const grads = tape.backward([{ of: o, cotangent }]);
+  const all = [o, ...inputs.map((t) => grads.get(t)!)];
+  const out = await Promise.all(all.map((t) => t.readFloats()));
+  for (const t of [o, cotangent, ...inputs, range]) t?.dispose();
+  grads.dispose();
+  return out;
+}
+/** Random ones of q, k, v and the bias, where there is one. */
+export const valuesOf = (c: AttentionCase): Float64Array[] => {
+  const values = shapesOf(c).map((shape, i) =>
+    randomArray(
+      1 + i,
+      shape.reduce((a, b) => a * b),
+      2,
+    ),
+  );
+  if (c.bias) values.push(Float64Array.from(c.bias));
+  return values;
+};

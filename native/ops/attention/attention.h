@@ -49,6 +49,7 @@ struct AttentionParams {
   uint32_t heads;
   float scale;
   uint32_t sampleStride;  // rows of k from the first key of a sample to that of the next, 0 where they read the same
+  uint32_t unitKeys;      // no key is longer than 1, but for rounding: scores are bounded by the queries
 };
 
 struct AttentionShape {

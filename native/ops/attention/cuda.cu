@@ -1,8 +1,10 @@
 #include <cstdio>
 #include <type_traits>
 
+#include "cuda/route.h"
 #include "ops/attention/cuda_backward.cuh"
 #include "ops/attention/cuda_forward.cuh"
+#include "ops/attention/cuda_hopper_launch.cuh"
 #include "ops/attention/cuda_prep.cuh"
 
 namespace infinity::cuda {
@@ -117,14 +119,35 @@ void launchUnbiased(const KernelArgs& a, const AttentionForward<T>& f) {
   launchForward<Narrow, false>(a, f);
 }
 
-// Inputs q, k, v, ranges, bias; outputs o and the log-sum-exps [B, H, Lq] in f32.
-void attention(const KernelArgs& a) {
+AttentionShape attentionShape(const KernelArgs& a) {
+  return AttentionShape(a.in[0], a.in[1], a.paramsAs<AttentionParams>());
+}
+bool forwardAligned(const KernelArgs& a, int64_t width) {
+  const TensorView rows[] = {a.in[0], a.in[1], a.in[2], a.out[0]};
+  return aligned(rows, 4, width, dtypeBytes(a.in[0].dtype));
+}
+AttentionCase attentionCase(const KernelArgs& a) {
   const AttentionParams& params = a.paramsAs<AttentionParams>();
-  const AttentionShape s(a.in[0], a.in[1], params);
-  if (!fits(a, s.width)) return;
+  const AttentionShape s = attentionShape(a);
+  int64_t keys = 1;
+  while (keys < s.keys) keys *= 2;
+  return {s.batch,
+          s.queries,
+          keys,
+          s.heads,
+          s.width,
+          a.in[0].dtype,
+          forwardAligned(a, s.width),
+          a.in[3] && a.in[3].dims[1] > 1,
+          static_cast<bool>(a.in[4]),
+          params.unitKeys != 0,
+          params.scale > 0};
+}
+
+void attentionByFragments(const KernelArgs& a) {
+  const AttentionShape s = attentionShape(a);
   withElement(a.in[0].dtype, [&](auto element) {
     using T = decltype(element);
-    const TensorView rows[] = {a.in[0], a.in[1], a.in[2], a.out[0]};
     const AttentionForward<T> f = {a.in[0].as<T>(),
                                    a.in[1].as<T>(),
                                    a.in[2].as<T>(),
@@ -133,14 +156,43 @@ void attention(const KernelArgs& a) {
                                    a.out[1].as<float>(),
                                    s,
                                    KeyRanges(a.in[3], s.keys),
-                                   {s.channels, static_cast<int>(s.width), aligned(rows, 4, s.width, sizeof(T))},
-                                   params.scale,
+                                   {s.channels, static_cast<int>(s.width), forwardAligned(a, s.width)},
+                                   a.paramsAs<AttentionParams>().scale,
                                    a.fault};
     withWidth<T>(s.width, [&](auto width) {
       if (f.bias) return launchForward<NarrowForward<T, width.value>, true>(a, f);
       launchUnbiased<T, width.value>(a, f);
     });
   });
+}
+
+void attentionByWarpgroups(const KernelArgs& a) {
+  const AttentionParams& params = a.paramsAs<AttentionParams>();
+  const AttentionShape s = attentionShape(a);
+  const AttentionRows rows = {a.in[0].as<bf16>(), a.in[1].as<bf16>(), a.in[2].as<bf16>(), a.in[1].rows()};
+  const WarpgroupAttention f = {a.out[0].as<bf16>(),
+                                a.out[1].as<float>(),
+                                s,
+                                KeyRanges(a.in[3], s.keys),
+                                params.scale * Exponent<bf16>::perNatural,
+                                params.unitKeys != 0,
+                                a.fault};
+  withWarpgroupWidth(s.width, [&](auto geometry) {
+    launchAttentionWarpgroups<decltype(geometry)>(a, rows, f, sharedPieces(s, *a.device), kPieceKeys);
+  });
+}
+
+// Inputs q, k, v, ranges, bias; outputs o and the log-sum-exps [B, H, Lq] in f32.
+void attention(const KernelArgs& a) {
+  if (!fits(a, attentionShape(a).width)) return;
+  a.routes->launch(a, attentionCase(a), [](const KernelArgs& args, ProductRoute route) {
+    route == ProductRoute::warpgroups ? attentionByWarpgroups(args) : attentionByFragments(args);
+  });
+}
+size_t attentionScratch(const KernelArgs& a) {
+  if (!a.routes->mayTake(ProductRoute::warpgroups, attentionCase(a))) return 0;
+  const AttentionShape s = attentionShape(a);
+  return piecesScratch(s, sharedPieces(s, *a.device));
 }
 
 // Inputs go, q, k, v, o, lse, ranges, bias; outputs gq, gk, gv and, with the bias, its gradient.
@@ -317,7 +369,7 @@ INFINITY_CUDA_KERNEL(qkv_prep, prep, nullptr, prepAccepts);
 INFINITY_CUDA_KERNEL(qkv_append, append, nullptr, prepAccepts);
 INFINITY_CUDA_KERNEL(qkv_prep_backward, prepBackward<false>, nullptr, prepBackwardAccepts);
 INFINITY_CUDA_KERNEL(qkv_prep_gain_backward, prepBackward<true>, prepGainPlan, prepGainBackwardAccepts);
-INFINITY_CUDA_KERNEL(attention, attention, nullptr, attentionAccepts);
+INFINITY_CUDA_KERNEL(attention, attention, attentionScratch, attentionAccepts);
 INFINITY_CUDA_KERNEL(attention_backward, attentionBackward<false>, attentionBackwardPlan,
                      attentionBackwardAccepts<false>);
 INFINITY_CUDA_KERNEL(attention_bias_backward, attentionBackward<true>, attentionBackwardPlan,
