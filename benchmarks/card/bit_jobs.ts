@@ -1,13 +1,12 @@
 /** The bit head and the quantiser on a card, from and to bf16. */
-import type { Device } from '../../lib/device.js';
 import { bitHeadSample } from '../../lib/ops/bit_head.js';
 import { bitCrossEntropy } from '../../lib/ops/bit_loss.js';
-import { drawKeys } from '../../lib/ops/bits.js';
+import { drawKeys, packBits, packedBytes } from '../../lib/ops/bits.js';
 import { Op } from '../../lib/ops/generated.js';
 import { signQuantize } from '../../lib/ops/quantize.js';
 import { run } from '../../lib/ops/run.js';
 import { Tape } from '../../lib/tape.js';
-import { Tensor } from '../../lib/tensor.js';
+import { scope, Tensor } from '../../lib/tensor.js';
 import { type CaseOf, squareSchedule } from './cases.js';
 import { HALF, type Job, randomOn } from './measure.js';
 
@@ -39,12 +38,12 @@ export function bitSampling({ tokens, width, bits }: CaseOf<'bit_sample'>): Job 
 export function bitLosses({ tokens, width, bits }: CaseOf<'bit_loss'>): Job {
   return {
     flops: 3 * 2 * tokens * width * bits,
-    bytes: HALF * 3 * tokens * width + 4 * 3 * 2 * bits * width + tokens * bits,
+    bytes: HALF * 3 * tokens * width + 4 * 3 * 2 * bits * width + tokens * packedBytes(bits),
     prepare: (device) => {
       const x = randomOn(device, [tokens, width]);
       const w = randomOn(device, [2 * bits, width], 'f32', 0.02);
       const b = randomOn(device, [2 * bits], 'f32');
-      const labels = randomBits(device, [tokens, bits]);
+      const labels = scope(() => packBits(signQuantize(randomOn(device, [tokens, bits]), 1).bits));
       const one = Tensor.from([1], [], 'f32', device);
       const call = () => {
         const tape = new Tape().watch(x, w, b);
@@ -56,18 +55,14 @@ export function bitLosses({ tokens, width, bits }: CaseOf<'bit_loss'>): Job {
   };
 }
 
-function randomBits(device: Device, shape: readonly number[]): Tensor {
-  return signQuantize(randomOn(device, shape), 1).bits;
-}
-
 export function quantisation({ pictures: B, channels: d, scales }: CaseOf<'quantise'>): Job {
   const grids = squareSchedule(scales).map(([, h, w]) => [h, w]);
   const positions = grids.map(([h, w]) => h! * w!);
   const L = positions.reduce((a, b) => a + b, 0);
   const [H = 1, W = 1] = grids.at(-1)!;
   return {
-    // Features are read, labels, inputs of the later scales and the sum are written.
-    bytes: B * d * (HALF * H * W + L + HALF * (L - 1) + HALF * H * W),
+    // Features are read, packed labels, inputs of the later scales and the sum are written.
+    bytes: B * (d * HALF * (H * W + L - 1 + H * W) + L * packedBytes(d)),
     prepare: (device) => {
       const features = randomOn(device, [B, H, W, d]);
       const grid = Tensor.from(Int32Array.from(grids.flat()), [scales, 2], 'i32', device);
@@ -77,7 +72,7 @@ export function quantisation({ pictures: B, channels: d, scales }: CaseOf<'quant
         device,
       );
       const outputs = [
-        { dtype: 'u8', shape: [B, L, d] },
+        { dtype: 'u8', shape: [B, L, packedBytes(d)] },
         { dtype: 'bf16', shape: [B, L - 1, d] },
         { dtype: 'bf16', shape: [B, H, W, d] },
         { dtype: 'u8', shape: [1] },

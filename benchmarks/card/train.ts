@@ -1,10 +1,11 @@
 /** A training step of a 2B transformer in bf16 with f32 master weights: forward, backward with recomputed blocks, AdamW. */
 import { placed } from '../../lib/nn/module.js';
 import type { BitLoss } from '../../lib/ops/bit_loss.js';
+import { packBits } from '../../lib/ops/bits.js';
 import { countFlops } from '../../lib/ops/flops.js';
 import { signQuantize } from '../../lib/ops/quantize.js';
 import { type Gradients, Tape } from '../../lib/tape.js';
-import { Tensor } from '../../lib/tensor.js';
+import { scope, Tensor } from '../../lib/tensor.js';
 import { scaleOffsets, scaleTokens, tokenCount } from '../../lib/tokenizer/schedule.js';
 import { AdamW } from '../../lib/training/optimizer.js';
 import { InfinityTransformer } from '../../lib/transformer/infinity.js';
@@ -26,7 +27,7 @@ export async function* train({ filter = '', rounds, short = false }: CardOptions
   const optimizer = await AdamW.create(model.namedParameters(), { betas: [0.9, 0.97], clip: 1 });
   const [L, D, n] = [tokenCount(schedule), cases.bits, cases.text_tokens];
   const x_BLD = randomOn(device, [B, L - 1, D], 'f32');
-  const labels = signQuantize(randomOn(device, [B, L, D], 'f32'), 1).bits;
+  const labels = scope(() => packBits(signQuantize(randomOn(device, [B, L, D], 'f32'), 1).bits));
   const text = { kv_NCt: randomOn(device, [B * n, config.text_channels], 'f32'), lens: new Array<number>(B).fill(n) };
   const one = Tensor.from([1], [], 'f32', device);
   let tape: Tape;

@@ -2,6 +2,7 @@
 import type { Batch } from '../../lib/data/batch.js';
 import { CounterRandom } from '../../lib/data/shapes/random.js';
 import { toSignedFloat } from '../../lib/io/pixels.js';
+import { unpackBits } from '../../lib/ops/bits.js';
 import { scope, Tensor } from '../../lib/tensor.js';
 import { splitScales, sumOfBits } from '../../lib/tokenizer/bit_tokens.js';
 import { MultiScaleQuantizer } from '../../lib/tokenizer/quantizer.js';
@@ -71,8 +72,11 @@ function corrupted(
   });
 }
 
-function disposeAll({ inputs_BLD, labels_BLD, sum_BHWd, trace }: SelfCorrected): void {
-  for (const t of [inputs_BLD, labels_BLD, sum_BHWd, ...Object.values(trace ?? {})]) t?.dispose();
+/** The labels as bits u8 [B, L, d]. */
+const bitsOf = ({ labels_BLP, sum_BHWd }: SelfCorrected): Tensor => unpackBits(labels_BLP, sum_BHWd.shape[3]!);
+
+function disposeAll({ inputs_BLD, labels_BLP, sum_BHWd, trace }: SelfCorrected): void {
+  for (const t of [inputs_BLD, labels_BLP, sum_BHWd, ...Object.values(trace ?? {})]) t?.dispose();
 }
 
 /** Teacher forcing on held-out pictures. */
@@ -100,7 +104,7 @@ export async function teacherForced(model: TrainedModel, count: number, share = 
       share,
     });
     const out = scope(() =>
-      transformer.loss(tokens.inputs_BLD, tokens.labels_BLD, {
+      transformer.loss(tokens.inputs_BLD, tokens.labels_BLP, {
         text: model.encodeText(batch.captions),
         schedule,
         reduction: 'sum',
@@ -174,9 +178,7 @@ export async function completed(
     const given = scope(() => splitScales(noisy.trace!.noisy_BLd, schedule).slice(0, scales));
     const forced = await Promise.all(given.map(async (bits) => Uint8Array.from(await bits.read())));
     const drawn = await drawSum(model, batch, { forced, topK: 1 });
-    const mixed = scope(() =>
-      sumOfBits([...given, ...splitScales(clean.labels_BLD, schedule).slice(scales)], schedule),
-    );
+    const mixed = scope(() => sumOfBits([...given, ...splitScales(bitsOf(clean), schedule).slice(scales)], schedule));
     const truth = await decode(clean.sum_BHWd);
     psnr.drawn.add(await decode(drawn), truth);
     psnr.unrepaired.add(await decode(mixed), truth);

@@ -3,7 +3,7 @@
  * infinity/models/bsq_vae/multiscale_bsq.py (indices_to_codes).
  */
 import type { Tensor } from '../tensor.js';
-import { type BitSampleOptions, withChoice } from './bits.js';
+import { type BitSampleOptions, packedBytes, withChoice } from './bits.js';
 import { checkShapes, isFloat } from './check.js';
 import { Op } from './generated.js';
 import { refuseGradient } from './record.js';
@@ -59,7 +59,7 @@ export function bitHeadSample(x: Tensor, head: Tensor, bias: Tensor | null, opti
   const outputs: OutputSpec[] = [
     { dtype: 'u8', shape },
     unless(probabilities, { dtype: statistic(x), shape }),
-    unless(packed, { dtype: 'u8', shape: [B, shape[1]!, Math.ceil(d / 8)] }),
+    unless(packed, { dtype: 'u8', shape: [B, shape[1]!, packedBytes(d)] }),
     unless(codeBits > 0, shaped(x, shape)),
   ];
   const greedy = Number(options.topK === 1);

@@ -4,6 +4,7 @@
  */
 import { invalidArgument } from '../errors.js';
 import { type Shape, scope, sizeOf, type Tensor } from '../tensor.js';
+import { packedBytes } from './bits.js';
 import { checkShapes } from './check.js';
 import { mul } from './elementwise.js';
 import { Op } from './generated.js';
@@ -50,6 +51,13 @@ export function checkTokenWeight(op: string, weight: Tensor | null, x: Tensor, t
   checkShapes(op, fits, `weights [n] where n divides ${tokens}`, weight);
 }
 
+/** Labels of `tokens` tokens of d bits. @throws InfinityError INVALID_SHAPE */
+export function checkLabels(op: string, packed: Tensor, tokens: number, d: number): void {
+  const P = packedBytes(d);
+  const fits = packed.dtype === 'u8' && packed.shape.at(-1) === P && packed.size === tokens * P;
+  checkShapes(op, fits, `labels u8 [..., ${P}], ${tokens} tokens of ${d} bits packed by packBits,`, packed);
+}
+
 /** The gradient of the gaps for a cotangent of the loss. */
 const scaled = (grad: Tensor, g: Tensor): Tensor => mul(grad, cast(g, grad.dtype));
 
@@ -63,18 +71,18 @@ function lossOutputs(x: Tensor, gapShape: Shape): OutputSpec[] {
 /**
  * Cross entropy of bits from the gaps between their logits.
  * @param gap logit of 1 minus logit of 0, [..., D], M tokens in all
- * @param bits labels u8 [..., D]
+ * @param labels packed, u8 [..., ceil(D / 8)]; see `packBits`
  * @param weight [n], one a token and repeated over the batch when n < M (n divides M); null: 1/M each. The loss is
  *   n/M * sum of weight * loss of the token, so that weights of one picture that sum to 1 give the mean over pictures
  */
-export function bitLoss(gap: Tensor, bits: Tensor, weight: Tensor | null, options: BitLossOptions = {}): BitLoss {
+export function bitLoss(gap: Tensor, labels: Tensor, weight: Tensor | null, options: BitLossOptions = {}): BitLoss {
   const d = gap.shape.at(-1) ?? 1;
-  const labelled = bits.dtype === 'u8' && bits.size === gap.size && bits.shape.at(-1) === d;
-  checkShapes('bit_loss', gap.rank >= 1 && labelled, 'gaps [..., D] and labels u8 [..., D]', gap, bits);
+  checkShapes('bit_loss', gap.rank >= 1, 'gaps [..., D]', gap);
+  checkLabels('bit_loss', labels, gap.size / d, d);
   checkTokenWeight('bit_loss', weight, gap, gap.size / d);
   const params = lossParams(options, d);
   return scope(() => {
-    const [loss, grad, perToken, correct] = run(Op.bitLoss, [gap, bits, weight], lossOutputs(gap, gap.shape), params);
+    const [loss, grad, perToken, correct] = run(Op.bitLoss, [gap, labels, weight], lossOutputs(gap, gap.shape), params);
     differentiable('bit_loss', [gap], [loss!], [grad], ([g]) => [scaled(grad!, g!)]);
     return { loss: loss!, perToken: perToken!, correct: correct! };
   });
@@ -85,14 +93,14 @@ export function bitLoss(gap: Tensor, bits: Tensor, weight: Tensor | null, option
  * @param x hidden states [..., C]
  * @param w head [2D, C], f32 beside bf16 if need be; rows 2j and 2j + 1 score the values 0 and 1 of bit j
  * @param b [2D], or null
- * @param bits labels u8 [..., D]
+ * @param labels see `bitLoss`
  * @param weight see `bitLoss`
  */
 export function bitCrossEntropy(
   x: Tensor,
   w: Tensor,
   b: Tensor | null,
-  bits: Tensor,
+  labels: Tensor,
   weight: Tensor | null,
   options: BitLossOptions = {},
 ): BitLoss {
@@ -104,15 +112,14 @@ export function bitCrossEntropy(
   const headed = w.rank === 2 && goesWith(w) && x.rank >= 1 && x.shape.at(-1) === inputs;
   checkShapes(op, headed, `x [..., ${inputs}] and a head [${2 * d}, ${inputs}]`, x, w);
   checkShapes(op, !b || (b.rank === 1 && b.size === 2 * d && goesWith(b)), `a bias [${2 * d}]`, b);
-  const labelled = bits.dtype === 'u8' && bits.shape.at(-1) === d && bits.size === tokens * d;
-  checkShapes(op, labelled, `labels u8 [..., ${d}] for every row of x`, x, bits);
+  checkLabels(op, labels, tokens, d);
   checkTokenWeight(op, weight, x, tokens);
   const params = lossParams(options, d);
   return scope(() => {
     // Differences of f32 weights are rounded once, after they are taken.
     const [head, bias] = [cast(foldBitHead(w), x.dtype), b && foldBitHead(b)];
     const outputs = lossOutputs(x, [...leading, d]);
-    const [loss, grad, perToken, correct] = run(Op.bitHeadLoss, [x, head, bias, bits, weight], outputs, params);
+    const [loss, grad, perToken, correct] = run(Op.bitHeadLoss, [x, head, bias, labels, weight], outputs, params);
     differentiable(op, [x, head, bias], [loss!], [grad, x, head], ([g], need) =>
       linearGradients(scaled(grad!, g!), x, head, need),
     );

@@ -67,16 +67,22 @@ export function bitFlip(bits: Tensor, strength: number, source: UniformSource): 
   return run(Op.bitFlip, [bits, draws, keys], [like(bits)], [strength, scale, RandomStream.bitFlip])[0]!;
 }
 
-/** Eight bits a byte along the last axis, channel 0 first and in the most significant place: [..., ceil(d / 8)]. */
+/** Bytes of d packed bits. */
+export const packedBytes = (d: number): number => Math.ceil(d / 8);
+
+/**
+ * Eight bits a byte along the last axis, channel 0 first and in the most significant place: [..., ceil(d / 8)]. The form of
+ * labels in training.
+ */
 export function packBits(bits: Tensor): Tensor {
   checkShapes('pack_bits', bits.dtype === 'u8' && bits.rank >= 1, 'bits u8 [..., d]', bits);
-  return run(Op.packBits, [bits], [shaped(bits, [...bits.shape.slice(0, -1), Math.ceil(bits.shape.at(-1)! / 8)])])[0]!;
+  return run(Op.packBits, [bits], [shaped(bits, [...bits.shape.slice(0, -1), packedBytes(bits.shape.at(-1)!)])])[0]!;
 }
 
 /** The inverse of `packBits` for d channels. */
 export function unpackBits(packed: Tensor, d: number): Tensor {
-  const fits = packed.dtype === 'u8' && packed.rank >= 1 && packed.shape.at(-1) === Math.ceil(d / 8);
-  checkShapes('unpack_bits', fits, `bytes u8 [..., ${Math.ceil(d / 8)}]`, packed);
+  const fits = packed.dtype === 'u8' && packed.rank >= 1 && packed.shape.at(-1) === packedBytes(d);
+  checkShapes('unpack_bits', fits, `bytes u8 [..., ${packedBytes(d)}]`, packed);
   return run(Op.unpackBits, [packed], [shaped(packed, [...packed.shape.slice(0, -1), d])])[0]!;
 }
 

@@ -4,7 +4,7 @@
  * infinity/models/infinity.py (sample_with_top_k_top_p_also_inplace_modifying_logits_).
  */
 import { scope, type Tensor } from '../tensor.js';
-import { type BitLoss, type BitLossOptions, checkTokenWeight, lossParams } from './bit_loss.js';
+import { type BitLoss, type BitLossOptions, checkLabels, checkTokenWeight, lossParams } from './bit_loss.js';
 import { type BitSampleOptions, withChoice } from './bits.js';
 import { checkShapes, isFloat, sameShape } from './check.js';
 import { Op } from './generated.js';
@@ -21,26 +21,30 @@ function bitsOf(logits: Tensor): number | undefined {
  * Cross entropy of whole codes. With `reduction: 'mean'`, the default, it is divided by D, so that it is in nats a bit like that of
  * the bit head; with 'sum' it is the customary one, in nats a token.
  * @param logits [..., 2^D], M tokens in all; entry i scores the code whose bits are the digits of i
- * @param bits labels u8 [..., D]
+ * @param labels packed, u8 [..., ceil(D / 8)]; see `packBits`
  * @param weight see `bitLoss`
  * @returns the loss with its gradient, and metrics as `bitLoss` has them: `correct` counts the bits in which the likeliest code (of equal
  *   ones the first) agrees with the label
  */
-export function indexLoss(logits: Tensor, bits: Tensor, weight: Tensor | null, options: BitLossOptions = {}): BitLoss {
+export function indexLoss(
+  logits: Tensor,
+  labels: Tensor,
+  weight: Tensor | null,
+  options: BitLossOptions = {},
+): BitLoss {
   const d = bitsOf(logits) ?? 0;
   const tokens = logits.size / (logits.shape.at(-1) ?? 1);
-  const labelled = bits.dtype === 'u8' && bits.shape.at(-1) === d && bits.size === tokens * d;
-  const expected = `float logits [..., 2^D] and labels u8 [..., D], D from 1`;
-  checkShapes('index_loss', isFloat(logits) && d > 0 && labelled, expected, logits, bits);
+  checkShapes('index_loss', isFloat(logits) && d > 0, 'float logits [..., 2^D], D from 1', logits);
+  checkLabels('index_loss', labels, tokens, d);
   checkTokenWeight('index_loss', weight, logits, tokens);
   const params = lossParams(options, d);
   const dtype = statistic(logits);
   const each = { dtype, shape: [tokens] } as const;
   return scope(() => {
     const outputs = [{ dtype, shape: [] }, each, each, each];
-    const [loss, logSum, perToken, correct] = run(Op.indexLoss, [logits, bits, weight], outputs, params);
-    differentiable('index_loss', [logits], [loss!], [logits, logSum, bits, weight], ([g]) =>
-      run(Op.indexLossBackward, [g!, logits, logSum!, bits, weight], [like(logits)], params),
+    const [loss, logSum, perToken, correct] = run(Op.indexLoss, [logits, labels, weight], outputs, params);
+    differentiable('index_loss', [logits], [loss!], [logits, logSum, labels, weight], ([g]) =>
+      run(Op.indexLossBackward, [g!, logits, logSum!, labels, weight], [like(logits)], params),
     );
     return { loss: loss!, perToken: perToken!, correct: correct! };
   });

@@ -6,6 +6,7 @@
 import { invalidArgument } from '../errors.js';
 import { RandomStream } from '../philox.js';
 import { scope, sizeOf, Tensor } from '../tensor.js';
+import { packedBytes } from './bits.js';
 import { checkShapes, isFloat } from './check.js';
 import { Op } from './generated.js';
 import { refuseGradient } from './record.js';
@@ -32,10 +33,10 @@ export interface MultiscaleOptions {
   readonly inputs?: 'bf16' | undefined;
 }
 
-/** Labels, inputs and sum of a batch. */
+/** Labels, inputs and sum of a batch; D bits of a token are P = ceil(D / 8) bytes. */
 export interface MultiscaleResult {
-  /** Labels u8 of all scales, [B, L, D]: the bits of the residual before they are inverted. */
-  readonly bits_BLD: Tensor;
+  /** Labels of all scales, packed u8 [B, L, P] (`unpackBits` of D bits): those of the residual before they are inverted. */
+  readonly labels_BLP: Tensor;
   /** The running sum on the grid of each scale but the first (linear, not antialiased), or null for a single scale. */
   readonly inputs_BLD: Tensor | null;
   /** Sum of the codes after the last scale. */
@@ -87,7 +88,7 @@ export function multiscaleResidual(
   // Outputs that are not asked for shrink to one element that nothing writes.
   const unless = (given: boolean, spec: OutputSpec): OutputSpec => (given ? spec : { dtype: 'u8', shape: [1] });
   return scope(() => {
-    const [bits, inputs, sum, residual, noisy] = run(
+    const [labels, inputs, sum, residual, noisy] = run(
       Op.multiscaleResidual,
       [
         features_BHWd,
@@ -97,7 +98,7 @@ export function multiscaleResidual(
         keys,
       ],
       [
-        { dtype: 'u8', shape: [B, tokens, width] },
+        { dtype: 'u8', shape: [B, tokens, packedBytes(width)] },
         unless(later > 0, { dtype: rounded ?? features_BHWd.dtype, shape: [B, later, width] }),
         shaped(features_BHWd, [B, H, W, d]),
         unless(trace, shaped(features_BHWd, [B, L, d])),
@@ -105,7 +106,7 @@ export function multiscaleResidual(
       ],
       [Number(requant), Number(patchify), Number(trace), RandomStream.bitFlip],
     );
-    const result = { bits_BLD: bits!, inputs_BLD: later > 0 ? inputs! : null, sum_BHWd: sum! };
+    const result = { labels_BLP: labels!, inputs_BLD: later > 0 ? inputs! : null, sum_BHWd: sum! };
     return trace ? { ...result, trace: { residual_BLd: residual!, noisy_BLd: noisy! } } : result;
   });
 }

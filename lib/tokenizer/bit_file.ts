@@ -5,6 +5,7 @@ import { extname } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { InfinityError, invalidArgument } from '../errors.js';
 import { STDOUT, writeOutput } from '../io/output_file.js';
+import { packedBytes } from '../ops/bits.js';
 import { finestGrid, type Scale, type ScaleSchedule, scaleTokens, validateSchedule } from './schedule.js';
 
 /** Which tokenizer made bits: no other can read them. */
@@ -43,7 +44,6 @@ const MAX_DIM = 4096;
 const MAX_SIDE = 2 ** 20;
 
 const scaleBits = (scale: Scale, dim: number): number => scaleTokens(scale) * dim;
-const packedBytes = (bits: number): number => Math.ceil(bits / 8);
 const headerBytes = (name: number, scales: number): number => FIXED_BYTES + name + GRID_BYTES * scales + CHECKSUM_BYTES;
 
 /** @throws InfinityError INVALID_ARGUMENT unless a picture can have this form */

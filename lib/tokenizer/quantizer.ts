@@ -7,7 +7,7 @@
 import { invalidArgument } from '../errors.js';
 import { constant, ones, truncatedNormal, zeros } from '../nn/init.js';
 import { Module, type Tap } from '../nn/module.js';
-import { bitFlip, bitsToCodes, type UniformSource } from '../ops/bits.js';
+import { bitFlip, bitsToCodes, type UniformSource, unpackBits } from '../ops/bits.js';
 import { add, mul, scale, sub } from '../ops/elementwise.js';
 import { linear } from '../ops/linear.js';
 import { multiscaleResidual } from '../ops/multiscale.js';
@@ -162,7 +162,8 @@ export class MultiScaleQuantizer extends Module {
     return scope(() => {
       if (this.config.decayFactor || this.config.kind === 'lfq') return this.quantize(features_BHWC, schedule).bits;
       const grids = schedule.map(([, h, w]) => [h, w] as const);
-      return splitScales(multiscaleResidual(this.prepare(features_BHWC), grids).bits_BLD, schedule);
+      const { labels_BLP } = multiscaleResidual(this.prepare(features_BHWC), grids);
+      return splitScales(unpackBits(labels_BLP, this.config.codebookDim), schedule);
     });
   }
 

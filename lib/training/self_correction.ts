@@ -43,12 +43,12 @@ export interface RecordedDraws {
   readonly flips: Tensor;
 }
 
-/** Inputs and labels of the transformer for one batch. */
+/** Inputs and labels of the transformer for one batch; D bits of a token are P = ceil(D / 8) bytes. */
 export interface SelfCorrected {
   /** The running sum on the grid of every scale but the first, [B, L - L_0, D]; null for a single scale. */
   readonly inputs_BLD: Tensor | null;
-  /** Labels u8 [B, L, D]: the bits of the residual that the noisy codes before have left. */
-  readonly labels_BLD: Tensor;
+  /** Labels, packed u8 [B, L, P] (`unpackBits` of D bits): those of the residual that the noisy codes before have left. */
+  readonly labels_BLP: Tensor;
   readonly sum_BHWd: Tensor;
   /** Share of inverted bits, one a scale. */
   readonly strengths: readonly number[];
@@ -89,8 +89,7 @@ export class BitwiseSelfCorrection {
       const noisy = (requant || trace) && used.some((s) => s > 0);
       const noise = noisy ? { strengths: used, draws: flipSource(features_BHWd, draws), requant } : undefined;
       const grids = latent.map(([, rows, cols]) => [rows, cols] as const);
-      const { bits_BLD, ...rest } = multiscaleResidual(features_BHWd, grids, { noise, patchify, trace, inputs });
-      return { ...rest, labels_BLD: bits_BLD, strengths };
+      return { ...multiscaleResidual(features_BHWd, grids, { noise, patchify, trace, inputs }), strengths };
     });
   }
 

@@ -156,7 +156,7 @@ export class TransformerTrainer implements Trainee {
       return { sa: keep(0), ffn: keep(1) };
     });
     const out = update.accumulate(micro, share, () => ({ text: captions.of(batch), dropText, dropPath }));
-    for (const t of [features_BHWd, micro.inputs_BLD, micro.labels_BLD]) t?.dispose();
+    for (const t of [features_BHWd, micro.inputs_BLD, micro.labels_BLP]) t?.dispose();
     return out;
   }
 

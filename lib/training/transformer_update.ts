@@ -27,7 +27,7 @@ export interface TransformerUpdateOptions extends Omit<BitLossOptions, 'schedule
 }
 
 /** Inputs and labels of a micro-batch, for the scales that are learned. */
-export interface MicroBatch extends Pick<SelfCorrected, 'inputs_BLD' | 'labels_BLD' | 'strengths'> {
+export interface MicroBatch extends Pick<SelfCorrected, 'inputs_BLD' | 'labels_BLP' | 'strengths'> {
   readonly schedule: ScaleSchedule;
 }
 
@@ -59,12 +59,12 @@ export class TransformerUpdate {
     const trained = schedule.slice(0, scales);
     return scope(() => {
       const inputs = this.model.dtype === 'bf16' ? 'bf16' : undefined;
-      const { inputs_BLD, labels_BLD, strengths } = this.correction.apply(features_BHWd, schedule, draws, { inputs });
+      const { inputs_BLD, labels_BLP, strengths } = this.correction.apply(features_BHWd, schedule, draws, { inputs });
       const rest = { strengths, schedule: trained };
-      if (trained.length === schedule.length) return { inputs_BLD, labels_BLD, ...rest };
+      if (trained.length === schedule.length) return { inputs_BLD, labels_BLP, ...rest };
       const count = tokenCount(trained);
       const first = count > 1 ? slice(inputs_BLD!, 1, 0, count - 1) : null;
-      return { inputs_BLD: first, labels_BLD: slice(labels_BLD, 1, 0, count), ...rest };
+      return { inputs_BLD: first, labels_BLP: slice(labels_BLP, 1, 0, count), ...rest };
     });
   }
 
@@ -73,13 +73,13 @@ export class TransformerUpdate {
    * @param given what the transformer needs besides; called while its gradients are recorded, those of the text included
    */
   accumulate(
-    { inputs_BLD, labels_BLD, schedule }: MicroBatch,
+    { inputs_BLD, labels_BLP, schedule }: MicroBatch,
     share: number,
     given: () => Omit<ForwardOptions, 'schedule' | 'checkpointing'>,
   ): BitLoss {
     const { correction: _, ...how } = this.options;
     const tape = new Tape().watch(...this.optimizer.parameters);
-    const out = tape.run(() => this.model.loss(inputs_BLD, labels_BLD, { ...given(), ...how, schedule }));
+    const out = tape.run(() => this.model.loss(inputs_BLD, labels_BLP, { ...given(), ...how, schedule }));
     const cotangent = Tensor.from([share], [], statistic(this.model), this.model.device);
     const gradients = tape.backward([{ of: out.loss, cotangent }]);
     cotangent.dispose();

@@ -67,8 +67,13 @@ export class BitHead extends Head<Classifier> {
   }
 
   /** The logits themselves are never made. */
-  protected override crossEntropy(h_BLC: Tensor, bits: Tensor, weight_L: Tensor, options: BitLossOptions): BitLoss {
+  protected override crossEntropy(
+    h_BLC: Tensor,
+    labels_BLP: Tensor,
+    weight_L: Tensor,
+    options: BitLossOptions,
+  ): BitLoss {
     const { weight, bias } = this.out.operands;
-    return bitCrossEntropy(h_BLC, weight, bias, bits, weight_L, options);
+    return bitCrossEntropy(h_BLC, weight, bias, labels_BLP, weight_L, options);
   }
 }

@@ -108,22 +108,22 @@ export abstract class Head<Out extends Linear = Linear> extends Module {
   abstract choose(cond: Tensor, uncond: Tensor | null, choice: BitSampleOptions): ChosenBits;
 
   /**
-   * Cross entropy against `bits` u8 [B, L, D], the mean over the batch of each picture's weighted tokens, in nats a bit unless
+   * Cross entropy against packed labels u8 [B, L, ceil(D / 8)] (see `packBits`), the mean over the batch of each picture's weighted tokens, in nats a bit unless
    * `reduction` says otherwise. Metrics: `perToken` and `correct` (bits that the likeliest choice has right), [B · L].
    * @param h_BLC what `normalize` returned
    */
-  loss(h_BLC: Tensor, bits: Tensor, { schedule, reweight = false, ...options }: BitLossOptions): BitLoss {
+  loss(h_BLC: Tensor, labels_BLP: Tensor, { schedule, reweight = false, ...options }: BitLossOptions): BitLoss {
     const weights = tokenWeights(schedule, reweight);
     const values = this.dtype === 'f64' ? weights : Float32Array.from(weights);
     return scope(() => {
       const weight_L = Tensor.from(values, [values.length], statistic(this), this.device);
-      return this.crossEntropy(h_BLC, bits, weight_L, options);
+      return this.crossEntropy(h_BLC, labels_BLP, weight_L, options);
     });
   }
 
   protected abstract crossEntropy(
     h_BLC: Tensor,
-    bits: Tensor,
+    labels_BLP: Tensor,
     weight_L: Tensor,
     options: Pick<BitLossOptions, 'reduction' | 'labelSmoothing'>,
   ): BitLoss;

@@ -163,11 +163,11 @@ export class InfinityTransformer extends Module {
   }
 
   /**
-   * Loss of teacher forcing against `bits` u8 [B, L, D]. Its gradients reach every parameter and the text features.
+   * Loss of teacher forcing against packed labels u8 [B, L, ceil(D / 8)], see `packBits`. Its gradients reach every parameter and the text features.
    * @throws InfinityError INVALID_SHAPE, INVALID_ARGUMENT, PROMPT_TOO_LONG
    */
-  loss(x_BLD: Tensor | null, bits: Tensor, options: ForwardOptions & BitLossOptions): BitLoss {
-    return scope(() => this.head.loss(this.hidden(x_BLD, options), bits, options));
+  loss(x_BLD: Tensor | null, labels_BLP: Tensor, options: ForwardOptions & BitLossOptions): BitLoss {
+    return scope(() => this.head.loss(this.hidden(x_BLD, options), labels_BLP, options));
   }
 
   /** The classifier's input of teacher forcing, [B, L, C]. */

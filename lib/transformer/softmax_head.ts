@@ -24,7 +24,12 @@ export class SoftmaxHead extends Head {
     return { bits, seen: { probability, sampled_class: bits } };
   }
 
-  protected override crossEntropy(h_BLC: Tensor, bits: Tensor, weight_L: Tensor, options: BitLossOptions): BitLoss {
-    return scope(() => indexLoss(this.out.forward(h_BLC), bits, weight_L, options));
+  protected override crossEntropy(
+    h_BLC: Tensor,
+    labels_BLP: Tensor,
+    weight_L: Tensor,
+    options: BitLossOptions,
+  ): BitLoss {
+    return scope(() => indexLoss(this.out.forward(h_BLC), labels_BLP, weight_L, options));
   }
 }

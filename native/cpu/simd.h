@@ -177,6 +177,23 @@ INFINITY_INLINE VecF sqrt(VecF a) {
 INFINITY_INLINE float sqrt(float a) { return __builtin_sqrtf(a); }
 INFINITY_INLINE double sqrt(double a) { return __builtin_sqrt(a); }
 
+/// Where x > 0, lane 0 in the most significant of as many places as there are lanes.
+INFINITY_INLINE uint32_t positiveLanes(VecF x) {
+#if defined(__AVX512F__)
+  const __m512i reversed = _mm512_set_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512 y = _mm512_permutexvar_ps(reversed, reinterpret_cast<__m512>(x));
+  return _mm512_cmp_ps_mask(y, _mm512_setzero_ps(), _CMP_GT_OQ);
+#elif defined(__AVX2__)
+  const __m256 y = _mm256_permutevar8x32_ps(reinterpret_cast<__m256>(x), _mm256_set_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(y, _mm256_setzero_ps(), _CMP_GT_OQ)));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < kLanes; ++i) bits = bits << 1 | (x[i] > 0);
+  return bits;
+#endif
+}
+INFINITY_INLINE uint32_t positiveLanes(double x) { return x > 0; }
+
 // ---- reductions across lanes, always halves onto halves
 
 namespace detail {

@@ -104,9 +104,9 @@ describe('claims: measures', function () {
         const features = featuresOf(model, batch);
         const out = scope(() => {
           const correction = new BitwiseSelfCorrection({ layers: 0, strength: 0, requant: false });
-          const { inputs_BLD, labels_BLD } = correction.apply(features, model.schedule, { seed: 1, step: 0 });
+          const { inputs_BLD, labels_BLP } = correction.apply(features, model.schedule, { seed: 1, step: 0 });
           const text = model.encodeText(batch.captions);
-          return model.transformer.loss(inputs_BLD, labels_BLD, { text, schedule: model.schedule });
+          return model.transformer.loss(inputs_BLD, labels_BLP, { text, schedule: model.schedule });
         });
         const bits = 8;
         const [loss] = await out.loss.readFloats();

@@ -7,7 +7,7 @@ import { Op } from '../../lib/ops/generated.js';
 import { linear } from '../../lib/ops/linear.js';
 import { run, statistic } from '../../lib/ops/run.js';
 import { RandomStream } from '../../lib/philox.js';
-import { type Shape, scope, sizeOf, Tensor } from '../../lib/tensor.js';
+import { type Shape, scope, Tensor } from '../../lib/tensor.js';
 import { fromBf16, randomBf16, toBf16 } from '../support/bf16.js';
 import {
   assertClean,
@@ -15,16 +15,10 @@ import {
   isaDevices,
   random,
   randomArray,
+  randomLabels,
   referenceOf,
 } from '../support/numeric.js';
 
-const labels = (device: Device, shape: Shape): Tensor =>
-  Tensor.from(
-    Uint8Array.from(randomArray(77, sizeOf(shape)), (v) => Number(v > 0)),
-    shape,
-    'u8',
-    device,
-  );
 const uniform = (seed: number, n: number): Float64Array => randomArray(seed, n).map((v) => (v + 1) / 2);
 const root = (values: readonly number[]): number => Math.hypot(...values) / Math.sqrt(values.length);
 
@@ -56,7 +50,7 @@ for (const [isa, device] of isaDevices()) {
     ] as const) {
       it(`loss and metrics are those of product and bitLoss, ${tokens} tokens of ${D} bits`, async () => {
         const fn = (x: Tensor, w: Tensor, b: Tensor): Tensor[] => {
-          const bits = labels(x.device, [...tokens, D]);
+          const bits = randomLabels(77, [...tokens, D], x.device);
           const weight = random(x.device, 9, [tokens.at(-1)!], statistic(x));
           const options = { reduction: 'sum', labelSmoothing: 0.1 } as const;
           const { loss, perToken, correct } =
@@ -73,7 +67,7 @@ for (const [isa, device] of isaDevices()) {
       if (device.kind !== 'cpu') this.skip(); // a card sums the product in another order
       const outputs = scope(() => {
         const [x, w, b] = [random(device, 1, [77, 65]), random(device, 2, [28, 65]), random(device, 3, [28])];
-        const bits = labels(device, [77, 14]);
+        const bits = randomLabels(77, [77, 14], device);
         const composed = bitLoss(linear(x, foldBitHead(w), foldBitHead(b)), bits, null);
         return [composed, bitCrossEntropy(x, w, b, bits, null)].flatMap((l) => [l.loss, l.perToken, l.correct]);
       });
@@ -83,9 +77,11 @@ for (const [isa, device] of isaDevices()) {
     });
 
     it('loss refuses operands that do not fit', () => {
-      const [x, w, bits] = [random(device, 1, [3, 4]), random(device, 2, [10, 4]), labels(device, [3, 4])];
-      assert.throws(() => bitCrossEntropy(x, w, null, bits, null), { code: 'INVALID_SHAPE' });
-      for (const t of [x, w, bits]) t.dispose();
+      const [x, w, four] = [random(device, 1, [3, 4]), random(device, 2, [10, 4]), randomLabels(77, [4, 5], device)];
+      const bits = Tensor.from(new Uint8Array(15), [3, 5], 'u8', device);
+      for (const labels of [four, bits])
+        assert.throws(() => bitCrossEntropy(x, w, null, labels, null), { code: 'INVALID_SHAPE' });
+      for (const t of [x, w, four, bits]) t.dispose();
     });
 
     for (const [B, L, C, D] of [
@@ -259,7 +255,7 @@ for (const [isa, device] of isaDevices()) {
             const measure = dtype === 'f64' ? 'f64' : 'f32';
             return run(
               Op.bitHeadLoss,
-              [given(x, [B, L, C]), given(w, [D, C]), given(b, [D]), labels(on, [B, L, D]), null],
+              [given(x, [B, L, C]), given(w, [D, C]), given(b, [D]), randomLabels(77, [B, L, D], on), null],
               [
                 { dtype: measure, shape: [] },
                 { dtype, shape: [B, L, D] },

@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict';
 import type { Device } from '../../lib/device.js';
 import { bitCrossEntropy, bitLoss, foldBitHead } from '../../lib/ops/bit_loss.js';
+import { packBits } from '../../lib/ops/bits.js';
 import { Op } from '../../lib/ops/generated.js';
 import { statistic } from '../../lib/ops/run.js';
 import { Tape } from '../../lib/tape.js';
 import { Tensor } from '../../lib/tensor.js';
-import { assertBf16, assertMixed16, bits, measure, stored } from '../support/bf16.js';
+import { assertBf16, assertMixed16, measure, stored } from '../support/bf16.js';
 import {
   assertClean,
   assertGradients,
@@ -13,6 +14,7 @@ import {
   isaDevices,
   random,
   randomArray,
+  randomLabels,
 } from '../support/numeric.js';
 
 const labels = (device: Device, m: number, d: number): Tensor =>
@@ -22,6 +24,7 @@ const labels = (device: Device, m: number, d: number): Tensor =>
     'u8',
     device,
   );
+const packed = (device: Device, m: number, d: number): Tensor => randomLabels(77, [m, d], device);
 
 /** The definition over both logits: softmax cross entropy with smoothed one-hot targets. */
 function reference(logits: ArrayLike<number>, bits: ArrayLike<number>, d: number, smoothing: number): number[] {
@@ -49,6 +52,7 @@ for (const [isa, device] of isaDevices()) {
         const live = device.stats().liveTensors;
         const [x, w, b] = [random(device, 1, [m, c]), random(device, 2, [2 * d, c]), random(device, 3, [2 * d])];
         const bits = labels(device, m, d);
+        const byBytes = packBits(bits);
         const [xs, ws, bs, ys] = [await x.read(), await w.read(), await b.read(), await bits.read()];
         const logits = new Float64Array(m * 2 * d);
         for (let i = 0; i < m; i++)
@@ -61,7 +65,7 @@ for (const [isa, device] of isaDevices()) {
           ['mean', 0],
           ['sum', 0.1],
         ] as const) {
-          const { loss, perToken, correct } = bitCrossEntropy(x, w, b, bits, null, { reduction, labelSmoothing });
+          const { loss, perToken, correct } = bitCrossEntropy(x, w, b, byBytes, null, { reduction, labelSmoothing });
           const divisor = reduction === 'mean' ? d : 1;
           const want = reference(logits, ys, d, labelSmoothing).map((v) => v / divisor);
           const [got, hits, total] = [await perToken.read(), await correct.read(), (await loss.read())[0]!];
@@ -77,7 +81,7 @@ for (const [isa, device] of isaDevices()) {
           assert.ok(Math.abs(total - mean) < 1e-5 * mean);
           for (const t of [loss, perToken, correct]) t.dispose();
         }
-        for (const t of [x, w, b, bits]) t.dispose();
+        for (const t of [x, w, b, bits, byBytes]) t.dispose();
         await assertClean(device, live);
       });
     }
@@ -85,10 +89,10 @@ for (const [isa, device] of isaDevices()) {
     it('has the gradients of finite differences, weighted and smoothed', async () => {
       const f = (x: Tensor, w: Tensor, b: Tensor) => {
         const weight = random(x.device, 9, [3], statistic(x));
-        return bitCrossEntropy(x, w, b, labels(x.device, 6, 5), weight, { labelSmoothing: 0.2 }).loss;
+        return bitCrossEntropy(x, w, b, packed(x.device, 6, 5), weight, { labelSmoothing: 0.2 }).loss;
       };
       await assertGradients(device, f, [[2, 3, 7], [10, 7], [10]]);
-      const sum = (gap: Tensor) => bitLoss(gap, labels(gap.device, 6, 5), null, { reduction: 'sum' }).loss;
+      const sum = (gap: Tensor) => bitLoss(gap, packed(gap.device, 6, 5), null, { reduction: 'sum' }).loss;
       await assertGradients(device, sum, [[6, 5]]);
     });
 
@@ -98,7 +102,7 @@ for (const [isa, device] of isaDevices()) {
         [200, 32],
       ] as const) {
         const f = (gap: Tensor) => {
-          const { loss, perToken } = bitLoss(gap, labels(gap.device, m, d), null);
+          const { loss, perToken } = bitLoss(gap, packed(gap.device, m, d), null);
           return [loss, perToken];
         };
         await assertMatchesReference(device, f, [[m, d]], { scale: 20 });
@@ -116,15 +120,29 @@ for (const [isa, device] of isaDevices()) {
       ] as const) {
         const outputs = [measure(), stored(m, d), measure([m]), measure([m])];
         const options = { params: [1 / d, 0.1], scale: 6 };
-        await assertMixed16(device, Op.bitLoss, [stored(m, d), bits(m, d), measure([m])], outputs, options);
+        const inputs = [stored(m, d), (on: Device) => packed(on, m, d), measure([m])];
+        await assertMixed16(device, Op.bitLoss, inputs, outputs, options);
         await assertBf16(device, Op.foldPairs, [[2 * d, m]], [[d, m]]);
         await assertBf16(device, Op.foldPairsBackward, [[d, m]], [[2 * d, m]]);
       }
     });
 
+    it('reads no bit behind those of a token', async () => {
+      const gap = random(device, 4, [3, 11]);
+      const losses = [0, 0b11111].map((rest) => {
+        const bytes = Uint8Array.from([0xa5, 0x60, 0x0f, 0xc0, 0x3c, 0x20], (byte, i) => byte | (i % 2 ? rest : 0));
+        using labels = Tensor.from(bytes, [3, 2], 'u8', device);
+        const { loss, perToken, correct } = bitLoss(gap, labels, null);
+        return [loss, perToken, correct];
+      });
+      const [none, ones] = await Promise.all(losses.map((of) => Promise.all(of.map((t) => t.read()))));
+      assert.deepEqual(ones, none);
+      for (const t of [gap, ...losses.flat()]) t.dispose();
+    });
+
     it('stays finite for enormous logits', async () => {
       const gap = Tensor.from([1e30, -1e30, 200, -200], [2, 2], 'f32', device);
-      const bits = Tensor.from(Uint8Array.from([1, 1, 0, 0]), [2, 2], 'u8', device);
+      const bits = Tensor.from(Uint8Array.of(0b11000000, 0), [2, 1], 'u8', device);
       const tape = new Tape().watch(gap);
       const { loss, perToken, correct } = tape.run(() => bitLoss(gap, bits, null, { reduction: 'sum' }));
       const one = Tensor.from([1], [], 'f32', device);
@@ -138,7 +156,7 @@ for (const [isa, device] of isaDevices()) {
 
     it('weights that sum to one give the mean over pictures', async () => {
       const [pictures, tokens, d] = [3, 5, 4];
-      const [gap, bits] = [random(device, 4, [pictures, tokens, d]), labels(device, pictures * tokens, d)];
+      const [gap, bits] = [random(device, 4, [pictures, tokens, d]), packed(device, pictures * tokens, d)];
       const w = Array.from({ length: tokens }, (_, i) => (i + 1) / 15);
       const weight = Tensor.from(w, [tokens], 'f32', device);
       const { loss, perToken, correct } = bitLoss(gap, bits, weight);
@@ -150,10 +168,11 @@ for (const [isa, device] of isaDevices()) {
     });
 
     it('refuses operands that do not fit', () => {
-      const [gap, bits] = [random(device, 1, [4, 3]), labels(device, 2, 3)];
+      const [gap, bits] = [random(device, 1, [4, 3]), packed(device, 2, 3)];
       assert.throws(() => bitLoss(gap, bits, null), { code: 'INVALID_SHAPE' });
       assert.throws(() => foldBitHead(random(device, 1, [3, 2])), { code: 'INVALID_SHAPE' });
-      const right = labels(device, 4, 3);
+      assert.throws(() => bitLoss(gap, labels(device, 4, 3), null), { code: 'INVALID_SHAPE', message: /packBits/ });
+      const right = packed(device, 4, 3);
       assert.throws(() => bitLoss(gap, right, null, { labelSmoothing: 2 }), { code: 'INVALID_ARGUMENT' });
       assert.throws(() => bitLoss(gap, right, random(device, 2, [3])), { code: 'INVALID_SHAPE' });
     });

@@ -1,14 +1,14 @@
 import assert from 'node:assert/strict';
 import type { Device } from '../../lib/device.js';
 import type { BitSampleOptions } from '../../lib/ops/bits.js';
-import { drawKeys } from '../../lib/ops/bits.js';
+import { drawKeys, packBits } from '../../lib/ops/bits.js';
 import { Op } from '../../lib/ops/generated.js';
 import { indexLoss, indexSample } from '../../lib/ops/indices.js';
 import { statistic } from '../../lib/ops/run.js';
 import { RandomStream, uniformDraw } from '../../lib/philox.js';
 import { Tensor } from '../../lib/tensor.js';
 import { integerLabels } from '../../lib/tokenizer/bit_tokens.js';
-import { assertMixed16, bits as bitOperand, measure, stored } from '../support/bf16.js';
+import { assertMixed16, measure, stored } from '../support/bf16.js';
 import {
   assertClean,
   assertGradients,
@@ -16,6 +16,7 @@ import {
   isaDevices,
   random,
   randomArray,
+  randomLabels,
 } from '../support/numeric.js';
 
 const labels = (device: Device, tokens: number, d: number): Tensor =>
@@ -25,6 +26,7 @@ const labels = (device: Device, tokens: number, d: number): Tensor =>
     'u8',
     device,
   );
+const packed = (device: Device, tokens: number, d: number): Tensor => randomLabels(77, [tokens, d], device);
 const digits = (index: number, d: number): number[] => Array.from({ length: d }, (_, j) => (index >> (d - 1 - j)) & 1);
 const softmax = (x: readonly number[]): number[] => {
   const top = Math.max(...x);
@@ -67,11 +69,12 @@ for (const [isa, device] of isaDevices()) {
         const V = 2 ** d;
         const [x, y] = [random(device, 1, [tokens, V], 'f32', 6), labels(device, tokens, d)];
         const [logits, want] = [await x.read(), integerLabels((await y.read()) as Uint8Array, d)];
+        const byBytes = packBits(y);
         for (const [reduction, labelSmoothing] of [
           ['mean', 0],
           ['sum', 0.1],
         ] as const) {
-          const { loss, perToken, correct } = indexLoss(x, y, null, { reduction, labelSmoothing });
+          const { loss, perToken, correct } = indexLoss(x, byBytes, null, { reduction, labelSmoothing });
           const [per, right, total] = [await perToken.read(), await correct.read(), (await loss.read())[0]!];
           let mean = 0;
           for (let t = 0; t < tokens; t++) {
@@ -89,17 +92,17 @@ for (const [isa, device] of isaDevices()) {
           assert.ok(Math.abs(total - mean) < 3e-6 * Math.max(1, mean), `${total} and ${mean}`);
           for (const t of [loss, perToken, correct]) t.dispose();
         }
-        for (const t of [x, y]) t.dispose();
+        for (const t of [x, y, byBytes]) t.dispose();
       });
     }
 
     it('has the gradients of finite differences, weighted and smoothed', async () => {
       const f = (x: Tensor) => {
         const weight = random(x.device, 9, [3], statistic(x));
-        return indexLoss(x, labels(x.device, 6, 3), weight, { labelSmoothing: 0.2 }).loss;
+        return indexLoss(x, packed(x.device, 6, 3), weight, { labelSmoothing: 0.2 }).loss;
       };
       await assertGradients(device, f, [[2, 3, 8]]);
-      const sum = (x: Tensor) => indexLoss(x, labels(x.device, 3, 5), null, { reduction: 'sum' }).loss;
+      const sum = (x: Tensor) => indexLoss(x, packed(x.device, 3, 5), null, { reduction: 'sum' }).loss;
       await assertGradients(device, sum, [[3, 32]]);
     });
 
@@ -109,7 +112,7 @@ for (const [isa, device] of isaDevices()) {
         [5, 11],
       ] as const) {
         const f = (x: Tensor) => {
-          const { loss, perToken } = indexLoss(x, labels(x.device, tokens, d), null);
+          const { loss, perToken } = indexLoss(x, packed(x.device, tokens, d), null);
           return [loss, perToken];
         };
         await assertMatchesReference(device, f, [[tokens, 2 ** d]], { scale: 20 });
@@ -122,7 +125,7 @@ for (const [isa, device] of isaDevices()) {
         [1, 1],
         [33, 9],
       ] as const) {
-        const inputs = [stored(tokens, 2 ** d), bitOperand(tokens, d), measure([tokens])];
+        const inputs = [stored(tokens, 2 ** d), (on: Device) => packed(on, tokens, d), measure([tokens])] as const;
         const outputs = [measure(), measure([tokens]), measure([tokens]), measure([tokens])];
         await assertMixed16(device, Op.indexLoss, inputs, outputs, { params: [1 / d, 0.1], scale: 6 });
         const logSum = measure([tokens], new Array(tokens).fill(d + 3));
@@ -133,7 +136,7 @@ for (const [isa, device] of isaDevices()) {
 
     it('stays finite for enormous logits', async () => {
       const x = Tensor.from([1e30, -1e30, 0, 200, 200, -200, 0, 0], [2, 4], 'f32', device);
-      const y = Tensor.from(Uint8Array.from([0, 1, 0, 1]), [2, 2], 'u8', device);
+      const y = Tensor.from(Uint8Array.of(0b01000000, 0b01111111), [2, 1], 'u8', device); // nothing is read behind a token's bits
       const { loss, perToken, correct } = indexLoss(x, y, null, { reduction: 'sum' });
       assert.deepEqual([...(await perToken.read())], [Math.fround(2e30), 400]);
       // Of equal logits the first is the choice: 00 for a label 01.
@@ -216,16 +219,16 @@ for (const [isa, device] of isaDevices()) {
     });
 
     it('refuses operands that do not fit', () => {
-      const [x, y] = [random(device, 1, [2, 8]), labels(device, 2, 3)];
-      const [six, four] = [random(device, 1, [2, 6]), labels(device, 2, 4)];
+      const [x, y] = [random(device, 1, [2, 8]), packed(device, 2, 3)];
+      const [six, nine, bytes] = [random(device, 1, [2, 6]), packed(device, 2, 9), labels(device, 2, 3)];
       assert.throws(() => indexLoss(six, y, null), { code: 'INVALID_SHAPE' });
-      assert.throws(() => indexLoss(x, four, null), { code: 'INVALID_SHAPE' });
+      for (const labels of [nine, bytes]) assert.throws(() => indexLoss(x, labels, null), { code: 'INVALID_SHAPE' });
       assert.throws(() => indexLoss(x, y, null, { labelSmoothing: 2 }), { code: 'INVALID_ARGUMENT' });
       const logits = random(device, 1, [1, 2, 8]);
       assert.throws(() => indexSample(logits, null, {}), { code: 'INVALID_ARGUMENT' });
       const three = random(device, 1, [1, 2, 3]);
       assert.throws(() => indexSample(logits, null, { draws: three }), { code: 'INVALID_SHAPE' });
-      for (const t of [x, y, six, four, logits, three]) t.dispose();
+      for (const t of [x, y, six, nine, bytes, logits, three]) t.dispose();
     });
   });
 }

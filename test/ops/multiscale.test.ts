@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { Device } from '../../lib/device.js';
 import { bitLoss } from '../../lib/ops/bit_loss.js';
-import { bitFlip, bitsToCodes, drawKeys } from '../../lib/ops/bits.js';
+import { bitFlip, bitsToCodes, drawKeys, packBits, packedBytes, unpackBits } from '../../lib/ops/bits.js';
 import { sub } from '../../lib/ops/elementwise.js';
 import { Op } from '../../lib/ops/generated.js';
 import { type MultiscaleOptions, multiscaleResidual } from '../../lib/ops/multiscale.js';
@@ -87,16 +87,21 @@ async function assertAgree(
   const want = await readAndDispose(
     scope(() => composed(random(oracle, 11, shape, dtype, 0.8), grids, optionsOn(oracle))),
   );
-  const { bits_BLD, inputs_BLD, sum_BHWd, trace } = scope(() => {
+  const { labels_BLP, labels, inputs_BLD, sum_BHWd, trace } = scope(() => {
+    const options = optionsOn(device);
     const { trace, ...rest } = multiscaleResidual(random(device, 11, shape, dtype, 0.8), grids, {
-      ...optionsOn(device),
+      ...options,
       trace: true,
     });
-    return { ...rest, trace: trace ?? assert.fail('no trace') };
+    const labels = unpackBits(rest.labels_BLP, shape[3]! * (options.patchify ? 4 : 1));
+    return { ...rest, labels, trace: trace ?? assert.fail('no trace') };
   });
+  // Zeros lie behind a token's bits.
+  const both = await readAndDispose({ packed: packBits(labels), labels_BLP });
+  assert.deepEqual(both.labels_BLP, both.packed);
   const inputs: Named = inputs_BLD ? { inputs: inputs_BLD } : {};
   const got = await readAndDispose({
-    labels: bits_BLD,
+    labels,
     residual: trace.residual_BLd,
     noisy: trace.noisy_BLd,
     sum: sum_BHWd,
@@ -168,6 +173,15 @@ const cases: { title: string; shape: number[]; grids: Grid[]; patchify?: boolean
     ],
     patchify: true,
   },
+  {
+    title: 'patchify, half a byte left over',
+    shape: [1, 4, 6, 3],
+    grids: [
+      [2, 2],
+      [4, 6],
+    ],
+    patchify: true,
+  },
 ];
 
 for (const [isa, device] of isaDevices()) {
@@ -210,11 +224,11 @@ for (const [isa, device] of isaDevices()) {
       const run = (x: Tensor, which: typeof images, trace: boolean) =>
         scope(() => {
           const noise = { strengths: [0.4, 0.4, 0.4], draws: { keys: drawKeys(which, device) }, requant: true };
-          return multiscaleResidual(x, grids, { noise, trace }).bits_BLD;
+          return multiscaleResidual(x, grids, { noise, trace }).labels_BLP;
         });
       const one = features.view([1, 4, 4, 18], 288);
       const [all, alone] = [run(features, images, true), run(one, [images[1]!], false)];
-      const size = 21 * 18;
+      const size = 21 * packedBytes(18);
       assert.deepEqual(await alone.read(), (await all.read()).slice(size, 2 * size));
       for (const t of [features, one, all, alone]) t.dispose();
     });
@@ -247,7 +261,7 @@ for (const [isa, device] of isaDevices()) {
       for (const patchify of [0, 1]) {
         const sizes = patchify ? [L / 4, 4 * d] : [L, d];
         const outputs = [
-          bits(B, ...sizes),
+          bits(B, sizes[0]!, packedBytes(sizes[1]!)),
           stored(B, sizes[0]! - (patchify ? 1 : 4), sizes[1]!),
           stored(B, H, W, d),
           stored(B, L, d),
@@ -274,10 +288,10 @@ for (const [isa, device] of isaDevices()) {
         ];
         using rounded = cast(wide.inputs_BLD!, 'bf16');
         assert.deepEqual(await narrow.inputs_BLD!.read(), await rounded.read());
-        for (const name of ['bits_BLD', 'sum_BHWd'] as const)
+        for (const name of ['labels_BLP', 'sum_BHWd'] as const)
           assert.deepEqual(await narrow[name].read(), await wide[name].read());
-        for (const { bits_BLD, inputs_BLD, sum_BHWd } of [wide, narrow])
-          for (const t of [bits_BLD, inputs_BLD, sum_BHWd]) t?.dispose();
+        for (const { labels_BLP, inputs_BLD, sum_BHWd } of [wide, narrow])
+          for (const t of [labels_BLP, inputs_BLD, sum_BHWd]) t?.dispose();
       }
       features.dispose();
     });
@@ -311,16 +325,17 @@ describe('reductions over tokens', () => {
       const outputs = scope(() => {
         const features = random(device, 1, [7, 8, 8, 33]);
         const { z, bits } = bsqQuantize(features);
+        const labels = packBits(bits);
         const factorised = bsqPenalties(z);
         const joint = lfqPenalties(random(device, 2, [700, 6]), { inverseTemperature: 1 });
-        const { loss } = bitLoss(features, bits, null);
+        const { loss } = bitLoss(features, labels, null);
         const keys = drawKeys(
           Array.from({ length: 7 }, (_, image) => ({ seed: 3, image })),
           device,
         );
         const noise = { strengths: [0.3, 0.3, 0.3], draws: { keys }, requant: true };
-        const { bits_BLD, sum_BHWd } = multiscaleResidual(features, grids, { noise });
-        return [...Object.values(factorised), ...Object.values(joint), loss, bits_BLD, sum_BHWd];
+        const { labels_BLP, sum_BHWd } = multiscaleResidual(features, grids, { noise });
+        return [...Object.values(factorised), ...Object.values(joint), loss, labels_BLP, sum_BHWd];
       });
       results.push(await Promise.all(outputs.map((t) => t.read())));
       for (const t of outputs) t.dispose();

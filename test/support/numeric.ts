@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { Device } from '../../lib/device.js';
 import { native } from '../../lib/native.js';
+import { packBits } from '../../lib/ops/bits.js';
 import { Tape } from '../../lib/tape.js';
 import { type Shape, scope, sizeOf, Tensor } from '../../lib/tensor.js';
 
@@ -19,6 +20,12 @@ export function randomArray(seed: number, n: number, scale = 1): Float64Array {
     out[i] = Math.fround((h / 2 ** 31 - 1) * scale);
   }
   return out;
+}
+
+/** Labels of training at random, [..., D] bits packed. */
+export function randomLabels(seed: number, shape: Shape, device?: Device): Tensor {
+  const bits = Uint8Array.from(randomArray(seed, sizeOf(shape)), (v) => Number(v > 0));
+  return scope(() => packBits(Tensor.from(bits, shape, 'u8', device)));
 }
 
 const devices = new Map<string, Device>();

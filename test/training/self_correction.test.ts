@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { unpackBits } from '../../lib/ops/bits.js';
 import { Tensor } from '../../lib/tensor.js';
 import { splitScales } from '../../lib/tokenizer/bit_tokens.js';
 import { parseGrids, type ScaleSchedule } from '../../lib/tokenizer/schedule.js';
@@ -52,7 +53,8 @@ for (const [isa, device] of isaDevices()) {
         const draws = { percents, flips };
         const out = correction.apply(features, scale_schedule, draws, { trace: true });
         golden.check('out.x_BLC_wo_prefix', await out.inputs_BLD!.read());
-        golden.check('out.gt_bits_BLC', await out.labels_BLD.read());
+        using bits = unpackBits(out.labels_BLP, c.apply_spatial_patchify === 1 ? 4 * d : d);
+        golden.check('out.gt_bits_BLC', await bits.read());
         golden.checkMap('out.cumulative_final', await out.sum_BHWd.read(), raw.shape);
         golden.check(
           'out.gt_lengths',
@@ -79,10 +81,10 @@ for (const [isa, device] of isaDevices()) {
         }
         // Without a trace the same comes out.
         const plain = correction.apply(features, scale_schedule, draws);
-        assert.deepEqual(await plain.labels_BLD.read(), await out.labels_BLD.read());
+        assert.deepEqual(await plain.labels_BLP.read(), await out.labels_BLP.read());
         assert.deepEqual(await plain.inputs_BLD!.read(), await out.inputs_BLD!.read());
-        for (const { inputs_BLD, labels_BLD, sum_BHWd } of [plain, out])
-          for (const t of [inputs_BLD, labels_BLD, sum_BHWd]) t?.dispose();
+        for (const { inputs_BLD, labels_BLP, sum_BHWd } of [plain, out])
+          for (const t of [inputs_BLD, labels_BLP, sum_BHWd]) t?.dispose();
         for (const t of [features, flips, residual_BLd, noisy_BLd, ...residuals, ...noisy]) t.dispose();
       });
     }
@@ -98,7 +100,7 @@ for (const [isa, device] of isaDevices()) {
           ...(firstSample === undefined ? {} : { firstSample }),
         });
         const data = await out.inputs_BLD!.read();
-        for (const t of [out.inputs_BLD!, out.labels_BLD, out.sum_BHWd]) t.dispose();
+        for (const t of [out.inputs_BLD!, out.labels_BLP, out.sum_BHWd]) t.dispose();
         return { data, strengths: out.strengths };
       };
       const both = await inputs(features, 1, 3);
@@ -112,7 +114,7 @@ for (const [isa, device] of isaDevices()) {
       for (let step = 0; step < 400; step++) {
         const out = correction.apply(pixel, parseGrids('1 1'), { seed: 1, step });
         for (const share of out.strengths) seen.add(share);
-        for (const t of [out.inputs_BLD!, out.labels_BLD, out.sum_BHWd]) t.dispose();
+        for (const t of [out.inputs_BLD!, out.labels_BLP, out.sum_BHWd]) t.dispose();
       }
       pixel.dispose();
       assert.equal(seen.size, 31, 'every percentage from 0 to 30 comes up');
@@ -128,7 +130,7 @@ for (const [isa, device] of isaDevices()) {
         const out = correction.apply(features, parseGrids('1'), { seed: 3, step });
         assert.equal(out.inputs_BLD, null);
         largest = Math.max(largest, ...out.strengths);
-        out.labels_BLD.dispose();
+        out.labels_BLP.dispose();
         out.sum_BHWd.dispose();
       }
       assert.equal(largest, 0.28);
@@ -143,7 +145,7 @@ for (const [isa, device] of isaDevices()) {
       for (let step = 0; step < 400; step++) {
         const out = correction.apply(features, parseGrids('1 1 1 1 1'), { seed: 5, step });
         for (const [k, s] of out.strengths.entries()) most[k] = Math.max(most[k]!, s);
-        for (const t of [out.inputs_BLD!, out.labels_BLD, out.sum_BHWd]) t.dispose();
+        for (const t of [out.inputs_BLD!, out.labels_BLP, out.sum_BHWd]) t.dispose();
       }
       assert.deepEqual(most, [0.5, 0, 0.1, 0.1, 0]);
       features.dispose();

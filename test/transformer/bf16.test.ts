@@ -8,7 +8,7 @@ import { AdamW } from '../../lib/training/optimizer.js';
 import { type InfinityConfig, officialInfinityConfig } from '../../lib/transformer/config.js';
 import { InfinityTransformer } from '../../lib/transformer/infinity.js';
 import { sampleScales } from '../../lib/transformer/sampler.js';
-import { CUDA, isaDevice, randomArray } from '../support/numeric.js';
+import { CUDA, isaDevice, randomArray, randomLabels } from '../support/numeric.js';
 
 const SCHEDULE: ScaleSchedule = [
   [1, 1, 1],
@@ -46,12 +46,7 @@ function setUp(device: Device, dtype: 'f32' | 'f64' | 'bf16', options: InfinityC
   return {
     model: placed({ device, dtype }, () => new InfinityTransformer(options)).initialize(3),
     x: Tensor.from(randomArray(1, 2 * (L - 1) * BITS), [2, L - 1, BITS], wide, device),
-    bits: Tensor.from(
-      Uint8Array.from(randomArray(2, 2 * L * BITS), (v) => Number(v > 0)),
-      [2, L, BITS],
-      'u8',
-      device,
-    ),
+    labels: randomLabels(2, [2, L, BITS], device),
     kv_NCt: Tensor.from(randomArray(4, rows * 128), [rows, 128], wide, device),
     one: Tensor.from([1], [], wide, device),
   };
@@ -60,12 +55,12 @@ function setUp(device: Device, dtype: 'f32' | 'f64' | 'bf16', options: InfinityC
 const KEEP = { sa: [1, 1], ffn: [1, 0] };
 
 async function lossAndGradients(device: Device, dtype: 'f32' | 'f64' | 'bf16', options: InfinityConfig) {
-  const { model, x, bits, kv_NCt, one } = setUp(device, dtype, options);
+  const { model, x, labels, kv_NCt, one } = setUp(device, dtype, options);
   const parameters = [...model.namedParameters()];
   const tape = new Tape().watch(...parameters.map(([, t]) => t), kv_NCt);
   const settings = { text: { kv_NCt, lens: LENS }, schedule: SCHEDULE, reweight: true, checkpointing: true };
   const dropPath = options.drop_path_rate > 0 ? { dropPath: [KEEP, KEEP] } : {};
-  const out = tape.run(() => model.loss(x, bits, { ...settings, ...dropPath }));
+  const out = tape.run(() => model.loss(x, labels, { ...settings, ...dropPath }));
   const grads = tape.backward([{ of: out.loss, cotangent: one }]);
   const read = async (t: Tensor) => [...(await (grads.get(t) ?? assert.fail('no gradient')).readFloats())];
   const gradients = new Map<string, number[]>([['text', await read(kv_NCt)]]);
@@ -73,7 +68,7 @@ async function lossAndGradients(device: Device, dtype: 'f32' | 'f64' | 'bf16', o
   const types = new Set(parameters.map(([, t]) => grads.get(t)!.dtype));
   const loss = (await out.loss.readFloats())[0]!;
   grads.dispose();
-  for (const t of [x, bits, kv_NCt, one, ...Object.values(out)]) t.dispose();
+  for (const t of [x, labels, kv_NCt, one, ...Object.values(out)]) t.dispose();
   model.dispose();
   return { loss, gradients, types };
 }
@@ -115,13 +110,13 @@ describe('a transformer in bf16', () => {
 
     it('learns with f32 master weights', async () => {
       const device = isaDevice(CUDA);
-      const { model, x, bits, kv_NCt, one } = setUp(device, 'bf16', config());
+      const { model, x, labels, kv_NCt, one } = setUp(device, 'bf16', config());
       const optimizer = await AdamW.create(model.namedParameters(), { betas: [0.9, 0.97], clip: 1 });
       const losses: number[] = [];
       for (let step = 0; step < 6; step++) {
         const tape = new Tape().watch(...optimizer.parameters);
         const out = tape.run(() =>
-          model.loss(x, bits, { text: { kv_NCt, lens: LENS }, schedule: SCHEDULE, reweight: true }),
+          model.loss(x, labels, { text: { kv_NCt, lens: LENS }, schedule: SCHEDULE, reweight: true }),
         );
         const grads = tape.backward([{ of: out.loss, cotangent: one }]);
         optimizer.update(grads, { lr: 3e-3, weightDecay: 0.01 }).dispose();
@@ -131,7 +126,7 @@ describe('a transformer in bf16', () => {
       }
       assert.ok(losses.at(-1)! < 0.9 * losses[0]!, losses.join(' '));
       optimizer.dispose();
-      for (const t of [x, bits, kv_NCt, one]) t.dispose();
+      for (const t of [x, labels, kv_NCt, one]) t.dispose();
       model.dispose();
     });
 
@@ -139,7 +134,7 @@ describe('a transformer in bf16', () => {
       const device = isaDevice(CUDA);
       const { liveTensors } = device.stats();
       const draw = async (dtype: 'f32' | 'bf16') => {
-        const { model, x, bits, kv_NCt, one } = setUp(device, dtype, config());
+        const { model, x, labels, kv_NCt, one } = setUp(device, dtype, config());
         model.freeze();
         const drawn: number[] = [];
         const images = [
@@ -149,7 +144,7 @@ describe('a transformer in bf16', () => {
         const text = { kv_NCt, lens: LENS };
         for await (const scale of sampleScales(model, { text, schedule: SCHEDULE, images, guidance: 3 }))
           drawn.push(...(await scale.bits.read()));
-        for (const t of [x, bits, kv_NCt, one]) t.dispose();
+        for (const t of [x, labels, kv_NCt, one]) t.dispose();
         model.dispose();
         return drawn;
       };

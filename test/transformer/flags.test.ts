@@ -12,7 +12,7 @@ import {
 } from '../../lib/transformer/config.js';
 import { InfinityTransformer } from '../../lib/transformer/infinity.js';
 import { sampleScales } from '../../lib/transformer/sampler.js';
-import { randomArray, relativeError } from '../support/numeric.js';
+import { randomArray, randomLabels, relativeError } from '../support/numeric.js';
 import { PlainTransformer, type Rows } from '../support/plain_transformer.js';
 
 const SQUARE: ScaleSchedule = [
@@ -222,16 +222,12 @@ describe('transformer options in combination', () => {
       const L = tokenCount(schedule);
       const text = features(lens.map((n, b) => rowsOf(100 + b, n, model.config.text_channels)));
       using x = Tensor.from(randomArray(1, B * (L - 1) * D), [B, L - 1, D], 'f64');
-      using bits = Tensor.from(
-        Uint8Array.from(randomArray(2, B * L * D), (v) => Number(v > 0)),
-        [B, L, D],
-        'u8',
-      );
+      using labels = randomLabels(2, [B, L, D]);
       const dropText = lens.map((_, b) => b === 1);
       const options = { text, schedule, finest, dropText, reweight: true, labelSmoothing: 0.1 };
       const parameters = [...model.namedParameters()];
       const tape = new Tape().watch(...parameters.map(([, p]) => p));
-      const parts = tape.run(() => model.loss(x, bits, options));
+      const parts = tape.run(() => model.loss(x, labels, options));
       using one = Tensor.from([1], [], 'f64');
       const found = tape.backward([{ of: parts.loss, cotangent: one }]);
 
@@ -245,7 +241,7 @@ describe('transformer options in combination', () => {
       const lossAt = async (step: number): Promise<number> => {
         for (const [n, [name, p]] of parameters.entries())
           p.write(Float64Array.from(state.get(name)!.data, (v, i) => v + step * directions[n]![i]!));
-        const moved = scope(() => model.loss(x, bits, options).loss);
+        const moved = scope(() => model.loss(x, labels, options).loss);
         const [value] = await moved.readFloats();
         moved.dispose();
         return value!;

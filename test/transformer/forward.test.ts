@@ -2,13 +2,14 @@ import assert from 'node:assert/strict';
 import { Device } from '../../lib/device.js';
 import { toFloat64 } from '../../lib/io/tensor_data.js';
 import { placed } from '../../lib/nn/module.js';
+import { packBits } from '../../lib/ops/bits.js';
 import { Tape } from '../../lib/tape.js';
 import { scope, Tensor } from '../../lib/tensor.js';
 import type { ScaleSchedule } from '../../lib/tokenizer/schedule.js';
 import { officialInfinityConfig } from '../../lib/transformer/config.js';
 import { tokenWeights } from '../../lib/transformer/head.js';
 import { type ForwardOptions, InfinityTransformer } from '../../lib/transformer/infinity.js';
-import { randomArray, relativeError } from '../support/numeric.js';
+import { randomArray, randomLabels, relativeError } from '../support/numeric.js';
 import { type CaseJson, TransformerCase } from '../support/transformer_case.js';
 
 interface ForwardJson extends CaseJson {
@@ -35,11 +36,10 @@ describe('transformer forward', () => {
         const model = golden.model();
         const B = golden.integers('lens').length;
         const inputs = { x: golden.floats('x_BLC_wo_prefix'), kv_NCt: golden.floats('kv_compact') };
-        const bits = Tensor.from(
-          Uint8Array.from(golden.integers('gt_bits')),
-          golden.host('gt_bits').shape as number[],
-          'u8',
-        );
+        const labels = scope(() => {
+          const bits = Uint8Array.from(golden.integers('gt_bits'));
+          return packBits(Tensor.from(bits, golden.host('gt_bits').shape as number[], 'u8'));
+        });
         const taps = new Map<string, Tensor>();
         const flags = (part: 'sa' | 'ffn', i: number) =>
           json.drop_path?.find((d) => d.block === i && d.part === part)?.keep ?? new Array<number>(B).fill(1);
@@ -62,7 +62,7 @@ describe('transformer forward', () => {
         const { hidden, reweighted } = tape.run(() => {
           const hidden = model.hidden(inputs.x, options);
           const { schedule } = options;
-          return { hidden, reweighted: model.head.loss(hidden, bits, { schedule, reweight: true }) };
+          return { hidden, reweighted: model.head.loss(hidden, labels, { schedule, reweight: true }) };
         });
         const one = Tensor.from([1], []);
         const grads = tape.backward([{ of: reweighted.loss, cotangent: one }]);
@@ -74,7 +74,7 @@ describe('transformer forward', () => {
         golden.check('loss_per_token', await reweighted.perToken.readFloats());
         for (const reweight of [true, false])
           for (const reduction of ['mean', 'sum'] as const) {
-            const loss = model.head.loss(hidden, bits, { schedule, reweight, reduction });
+            const loss = model.head.loss(hidden, labels, { schedule, reweight, reduction });
             const variant = `loss_${reweight ? 'reweighted' : 'plain'}${reduction === 'sum' ? '_bitsum' : ''}`;
             golden.check(variant, await loss.loss.readFloats());
             for (const t of Object.values(loss)) t.dispose();
@@ -96,7 +96,7 @@ describe('transformer forward', () => {
         }
 
         const held = [...taps.values(), ...Object.values(reweighted), ...Object.values(inputs)];
-        for (const t of [...held, hidden, logits, bits, one]) t.dispose();
+        for (const t of [...held, hidden, logits, labels, one]) t.dispose();
         grads.dispose();
         model.dispose();
         assert.equal(Device.default().stats().liveTensors, live, 'tensors leaked');
@@ -121,13 +121,9 @@ describe('transformer forward', () => {
     const lens = [2, 1, 3];
     const values = randomArray(1, 6 * 128);
     using x = Tensor.from(randomArray(2, 3 * 6 * 3), [3, 6, 3], 'f64');
-    using bits = Tensor.from(
-      Uint8Array.from(randomArray(3, 3 * 7 * 3), (v) => Number(v > 0)),
-      [3, 7, 3],
-      'u8',
-    );
+    using labels = randomLabels(3, [3, 7, 3]);
     const lossOf = (kv_NCt: Tensor) =>
-      model.loss(x, bits, { text: { kv_NCt, lens }, schedule, reweight: true, dropText: [false, true, false] }).loss;
+      model.loss(x, labels, { text: { kv_NCt, lens }, schedule, reweight: true, dropText: [false, true, false] }).loss;
     using kv = Tensor.from(values, [6, 128], 'f64');
     const tape = new Tape().watch(kv);
     using loss = tape.run(() => lossOf(kv));
@@ -177,9 +173,9 @@ describe('transformer forward', () => {
       const error = relativeError(await logitsOf(frozen), want);
       assert.ok(error < tolerance, `${format}: ${error}`);
       if (format === 'bf16') assert.ok(bytes() - before < 0.75 * 4 * model.parameterCount());
-      using bits = Tensor.from(new Uint8Array(2 * 121 * 16), [2, 121, 16], 'u8');
+      using labels = randomLabels(3, [2, 121, 16]);
       const options = { schedule, text: { kv_NCt, lens: [5, 11] } };
-      assert.throws(() => frozen.loss(x, bits, options), { code: 'DISPOSED' });
+      assert.throws(() => frozen.loss(x, labels, options), { code: 'DISPOSED' });
     }
   });
 

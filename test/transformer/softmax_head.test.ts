@@ -12,7 +12,7 @@ import { type InfinityConfig, officialInfinityConfig, parseInfinityConfig } from
 import { InfinityTransformer } from '../../lib/transformer/infinity.js';
 import { sampleScales } from '../../lib/transformer/sampler.js';
 import { SoftmaxHead } from '../../lib/transformer/softmax_head.js';
-import { assertClean, isaDevices, random, randomArray } from '../support/numeric.js';
+import { assertClean, isaDevices, random, randomLabels } from '../support/numeric.js';
 
 const config = (change: Partial<InfinityConfig>): InfinityConfig =>
   officialInfinityConfig('infinity_layer12', { embed_dim: 96, num_heads: 2, ...change });
@@ -27,8 +27,7 @@ for (const [isa, device] of isaDevices())
       for (const head of heads) head.initialize(3);
       const schedule = parseGrids('1 2');
       const h_BLC = random(device, 1, [B, L, C], 'f32', 20);
-      const values = Uint8Array.from(randomArray(2, B * L), (v) => Number(v > 0));
-      const bits = Tensor.from(values, [B, L, 1], 'u8', device);
+      const labels = randomLabels(2, [B, L, 1], device);
       const keys = drawKeys(
         [0, 1].map((image) => ({ seed: 4, image })),
         device,
@@ -36,7 +35,7 @@ for (const [isa, device] of isaDevices())
       const cotangent = Tensor.from([1], [], 'f32', device);
       const results = heads.map((head) => {
         const tape = new Tape().watch(h_BLC);
-        const loss = tape.run(() => head.loss(h_BLC, bits, { schedule, reweight: true }));
+        const loss = tape.run(() => head.loss(h_BLC, labels, { schedule, reweight: true }));
         const grad = tape.backward([{ of: loss.loss, cotangent }]);
         const drawn = scope(() => {
           const logits = head.classify(h_BLC);
@@ -50,7 +49,7 @@ for (const [isa, device] of isaDevices())
         for (const [j, v] of want.entries()) assert.ok(Math.abs(v - got[j]!) < 2e-6, `${v} and ${got[j]}`);
       }
       for (const [i, tensor] of a!.equal.entries()) assert.deepEqual(await b!.equal[i]!.read(), await tensor.read());
-      for (const t of [h_BLC, bits, keys, cotangent, ...results.flatMap((r) => [...r.tensors, ...r.equal])])
+      for (const t of [h_BLC, labels, keys, cotangent, ...results.flatMap((r) => [...r.tensors, ...r.equal])])
         t.dispose();
       for (const head of heads) head.dispose();
       await assertClean(device, live);

@@ -4,6 +4,7 @@ import { zeros } from '../../../lib/nn/init.js';
 import { Linear } from '../../../lib/nn/linear.js';
 import { placed } from '../../../lib/nn/module.js';
 import { bitCrossEntropy } from '../../../lib/ops/bit_loss.js';
+import { packedBytes } from '../../../lib/ops/bits.js';
 import { indexLoss } from '../../../lib/ops/indices.js';
 import { Tape } from '../../../lib/tape.js';
 import { scope, Tensor } from '../../../lib/tensor.js';
@@ -36,7 +37,7 @@ async function step(head: HeadKind, bits: number, device: Device): Promise<Value
   const weightBytes = device.stats().liveBytes;
   const optimizer = await AdamW.create(layer.namedParameters(), { betas: [0.9, 0.97], clip: 1 });
   const hidden = Tensor.empty([TOKENS, WIDTH], 'f32', device);
-  const labels = Tensor.from(new Uint8Array(TOKENS * bits), [TOKENS, bits], 'u8', device);
+  const labels = Tensor.from(new Uint8Array(TOKENS * packedBytes(bits)), [TOKENS, packedBytes(bits)], 'u8', device);
   await device.sync();
   const { liveBytes } = device.resetPeak();
   const tape = new Tape().watch(hidden, ...optimizer.parameters);

@@ -14,14 +14,14 @@ struct BitHeadSampleParams {
   uint32_t codeBits;  // bits of a latent position, which decide the magnitude of a code
 };
 
-// bit_head_loss: hidden states [.., C], head [D, C], bias [D]?, labels [.., D], weight [n]?
+// bit_head_loss: hidden states [.., C], head [D, C], bias [D]?, packed labels [.., ⌈D/8⌉], weight [n]?
 // → loss, its gradient by the gaps [.., D], per token the loss and the hits. Parameters: BitLossParams.
 
 namespace {
 
 inline bool guided(const TensorView& hidden, const TensorView& bits) { return hidden.dims[0] != bits.dims[0]; }
 inline bool wanted(const TensorView& packed, const TensorView& bits) {
-  return packed.size() == bits.rows() * ((bits.cols() + 7) / 8);
+  return packed.size() == bits.rows() * packedBytes(bits.cols());
 }
 
 }  // namespace

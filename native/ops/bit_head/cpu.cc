@@ -98,11 +98,11 @@ void bitHeadSampleKernel(const KernelArgs& a) {
 // ---- loss: the gaps lie where their gradient will be
 
 size_t lossBytes(const KernelArgs& a) { return (bitLossBytes(a.in[3].rows()) + 63) / 64 * 64; }
-size_t bitHeadLossPlan(const KernelArgs& a) { return lossBytes(a) + productBytes(a, a.in[3].cols()); }
+size_t bitHeadLossPlan(const KernelArgs& a) { return lossBytes(a) + productBytes(a, a.out[1].cols()); }
 
 template <class T>
 void bitHeadLossKernel(const KernelArgs& a) {
-  const int64_t D = a.in[3].cols();
+  const int64_t D = a.out[1].cols();
   T* gaps = a.out[1].as<T>();
   gapsOf(a, a.in[0].as<T>(), a.in[3].rows(), D, gaps, static_cast<char*>(a.scratch) + lossBytes(a));
   bitLoss<T>(a, gaps, D, a.in[3], a.in[4], a.scratch);

@@ -108,6 +108,7 @@ constexpr int kLossGroup = 16;  // tokens a partial sum: its order depends on th
 
 struct LossTargets {
   const uint8_t* labels;
+  int labelBytes;  // of a token
   const float* weight;
   int64_t weights;
   Numbers grad;
@@ -131,12 +132,11 @@ __global__ void __launch_bounds__(kHeadThreads) bitHeadLossKernel(HeadOperands h
     for (int c = lane * 4; mine && c < Gaps::columns && column + c < h.D; c += kLossLanes * 4) {
       const int count = h.D - column - c;
       const int64_t at = row * h.D + column + c;
-      uint8_t label[4];
+      const unsigned four = fourLabels(to.labels + row * to.labelBytes, column + c);
       float slope[4];
-      loadUpTo(to.labels + at, count, label);
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        const BitTerm term = bitTerm(Gaps::row(gaps, 0, r)[c + k], label[k], half);
+        const BitTerm term = bitTerm(Gaps::row(gaps, 0, r)[c + k], four >> (3 - k) & 1, half);
         slope[k] = w * to.p.bitFactor * term.slope;
         if (k < count) total += term.loss, hits += term.hit;
       }
@@ -160,14 +160,16 @@ __global__ void __launch_bounds__(kHeadThreads) bitHeadLossKernel(HeadOperands h
 }
 
 size_t bitHeadLossPlan(const KernelArgs& a) {
-  return static_cast<size_t>(ceilDiv(a.in[3].rows(), kLossGroup)) * sizeof(float);
+  return static_cast<size_t>(ceilDiv(a.out[1].rows(), kLossGroup)) * sizeof(float);
 }
 
 void launchBitHeadLoss(const KernelArgs& a) {
-  const HeadOperands h = operandsOf(a, a.in[3].rows(), a.in[3].cols());
-  const LossTargets to = {a.in[3].as<uint8_t>(), a.in[4].as<float>(),        a.in[4] ? a.in[4].size() : 1,
-                          Numbers(a.out[1]),     a.out[2].as<float>(),       a.out[3].as<float>(),
-                          a.scratchAs<float>(),  a.paramsAs<BitLossParams>()};
+  const HeadOperands h = operandsOf(a, a.out[1].rows(), a.out[1].cols());
+  const LossTargets to = {a.in[3].as<uint8_t>(),      static_cast<int>(a.in[3].cols()),
+                          a.in[4].as<float>(),        a.in[4] ? a.in[4].size() : 1,
+                          Numbers(a.out[1]),          a.out[2].as<float>(),
+                          a.out[3].as<float>(),       a.scratchAs<float>(),
+                          a.paramsAs<BitLossParams>()};
   withGaps<false>(a, h, [&](auto gaps) {
     using Gaps = decltype(gaps);
     launch(a, "bit_head_loss", bitHeadLossKernel<Gaps>,

@@ -28,7 +28,12 @@ __device__ __forceinline__ BitTerm bitTerm(float gap, bool bit, float halfSmooth
   return {softplus(-t) + halfSmoothing * t, sign * (halfSmoothing - sigmoid(-t)), (gap > 0) == bit ? 1.0f : 0.0f};
 }
 
-// Channel 0 in the most significant place, as in the official integer labels.
+// Bits j … j + 3 of a packed row, j being a multiple of four: that of channel j + k is in place 3 − k.
+__device__ __forceinline__ unsigned fourLabels(const uint8_t* packed, int j) {
+  return packed[j / 8] >> (4 - j % 8) & 15u;
+}
+
+// Eight bits as a packed byte.
 __device__ __forceinline__ uint8_t packByte(const uint8_t (&bit)[8]) {
   unsigned value = 0;
 #pragma unroll

@@ -1,7 +1,11 @@
-// Bits of the visual code: 0 or 1 in a byte, channels last. Source of the mathematics: Infinity,
-// infinity/models/bsq_vae/multiscale_bsq.py (codes), infinity/models/infinity.py (sampling), trainer.py (loss).
+// Bits of the visual code: 0 or 1 in a byte, channels last, or packed, eight a byte: channel 0 in the most significant
+// place, as in the official integer labels, and zeros after the last. Labels of training are packed. Source of the
+// mathematics: Infinity, infinity/models/bsq_vae/multiscale_bsq.py (codes), infinity/models/infinity.py (sampling),
+// trainer.py (loss).
 #pragma once
 #include <cstdint>
+
+#include "core/philox.h"
 
 namespace infinity {
 
@@ -30,6 +34,9 @@ struct SampleChoice {
 };
 
 namespace {
+
+// Bytes of a packed row of d bits.
+INFINITY_HD inline int64_t packedBytes(int64_t d) { return (d + 7) / 8; }
 
 // |code| of a bit among d channels: 1/√d, normalised once more as the official code does, in the precision of T and in
 // the order of the channels. In f32 that is one unit in the last place above 1/√d for d = 14 and 32.

@@ -196,7 +196,7 @@ constexpr int64_t kLossRows = 64;
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    bitLossKernel(const T* gap, const uint8_t* bits, const float* weight, int64_t weights, int64_t rows, int d,
+    bitLossKernel(const T* gap, const uint8_t* labels, const float* weight, int64_t weights, int64_t rows, int d,
                   BitLossParams p, T* grad, float* perToken, float* correct, float* partial) {
   __shared__ float slots[kThreads / kWarp];
   const int lane = static_cast<int>(threadIdx.x) % kLossLanes;
@@ -206,16 +206,16 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t row = blockIdx.x * kLossRows + r;
     const bool mine = row < rows;
     const float w = mine ? (weight ? weight[row % weights] : 1.0f) * perRepeat : 0.0f;
+    const uint8_t* packed = labels + row * packedBytes(d);
     float total = 0, hits = 0;
     for (int j = lane * 4; mine && j < d; j += kLossLanes * 4) {
       const int64_t at = row * d + j;
       float x[4], slope[4];
-      uint8_t bit[4];
+      const unsigned four = fourLabels(packed, j);
       loadFloats(gap + at, d - j, x);
-      loadUpTo(bits + at, d - j, bit);
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        const BitTerm term = bitTerm(x[k], bit[k], half);
+        const BitTerm term = bitTerm(x[k], four >> (3 - k) & 1, half);
         slope[k] = w * p.bitFactor * term.slope;
         if (j + k < d) total += term.loss, hits += term.hit;
       }

@@ -18,10 +18,9 @@ template <class T>
 void bitLoss(const KernelArgs& a, const T* gap, int64_t d, const TensorView& labels, const TensorView& weights,
              void* scratch) {
   const auto& p = a.paramsAs<BitLossParams>();
-  const uint8_t* bits = labels.as<uint8_t>();
   const T* weight = weights.as<T>();
   T *loss = a.out[0].as<T>(), *grad = a.out[1].as<T>(), *perToken = a.out[2].as<T>(), *correct = a.out[3].as<T>();
-  const int64_t rows = labels.size() / d, count = weight ? weights.size() : 1;
+  const int64_t rows = labels.rows(), bytes = labels.cols(), count = weight ? weights.size() : 1;
   const T perRepeat = static_cast<T>(count) / static_cast<T>(rows);
   const T bitFactor = p.bitFactor, half = static_cast<T>(p.smoothing) / 2;
   double* partial = static_cast<double*>(scratch);
@@ -32,10 +31,11 @@ void bitLoss(const KernelArgs& a, const T* gap, int64_t d, const TensorView& lab
     for (int64_t r = begin; r < end; ++r) {
       const T w = (weight ? weight[r % count] : 1) * perRepeat;
       const Vec<T> gradFactor = splat(w * bitFactor);
+      const uint8_t* bits = labels.as<uint8_t>() + r * bytes;
       Vec<T> total = {}, hits = {};
       for (int64_t j = 0; j < d; j += lanes) {
         const int n = d - j < lanes ? static_cast<int>(d - j) : lanes;
-        const Vec<T> x = loadUpTo(gap + r * d + j, n), bit = loadBits<T>(bits + r * d + j, n);
+        const Vec<T> x = loadUpTo(gap + r * d + j, n), bit = loadPacked<T>(bits, j, n);
         const Vec<T> sign = bit + bit - 1, t = sign * x;
         total += keepFirst(fma(splat(half), t, softplus(-t)), n);
         // δ = 0 chooses the value 0, as argmax does.

@@ -63,15 +63,14 @@ T meanOf(const T* x, int64_t n) {
   return static_cast<T>(sum / static_cast<double>(n));
 }
 
-// in: logits [.., V], bits [.., D], weights [n] or null; out: loss [], log Σ exp of each token, its loss, its right
-// bits.
+// in: logits [.., V], packed bits [.., ⌈D/8⌉], weights [n] or null; out: loss [], log Σ exp of each token, its loss,
+// its right bits.
 template <class T>
 void indexLossKernel(const KernelArgs& a) {
   const auto& p = a.paramsAs<IndexLossParams>();
   const int64_t V = a.in[0].cols(), rows = a.in[0].rows(), count = a.in[2] ? a.in[2].size() : 1;
-  const int d = static_cast<int>(a.in[1].cols());
+  const int d = bitsOfCodes(V);
   const T *logits = a.in[0].as<T>(), *weight = a.in[2].as<T>();
-  const uint8_t* bits = a.in[1].as<uint8_t>();
   T *logSum = a.out[1].as<T>(), *perToken = a.out[2].as<T>(), *correct = a.out[3].as<T>();
   const T perRepeat = static_cast<T>(count) / static_cast<T>(rows), smoothing = p.smoothing;
   double* partial = static_cast<double*>(a.scratch);
@@ -81,7 +80,7 @@ void indexLossKernel(const KernelArgs& a) {
     for (int64_t r = begin; r < end; ++r) {
       const T* x = logits + r * V;
       const T top = largest(x, V);
-      const uint32_t label = indexOfBits(bits + r * d, d);
+      const uint32_t label = indexOfPacked(a.in[1].as<uint8_t>() + r * a.in[1].cols(), d);
       const auto chosen = static_cast<uint32_t>(firstOf(x, V, top));
       const double rest = static_cast<double>(log(sumExp<T>(x, V, top, nullptr)));
       logSum[r] = static_cast<T>(top + rest);
@@ -102,12 +101,12 @@ size_t indexLossPlan(const KernelArgs& a) {
   return static_cast<size_t>(tilesFor(a.in[0].rows(), kLossRows)) * sizeof(double);
 }
 
-// in: cotangent [], logits, log Σ exp, bits, weights; out: the gradient of the logits.
+// in: cotangent [], logits, log Σ exp, packed bits, weights; out: the gradient of the logits.
 template <class T>
 void indexLossBackwardKernel(const KernelArgs& a) {
   const auto& p = a.paramsAs<IndexLossParams>();
   const int64_t V = a.in[1].cols(), rows = a.in[1].rows(), count = a.in[4] ? a.in[4].size() : 1;
-  const int d = static_cast<int>(a.in[3].cols());
+  const int d = bitsOfCodes(V);
   const T *logits = a.in[1].as<T>(), *logSum = a.in[2].as<T>(), *weight = a.in[4].as<T>();
   T* grad = a.out[0].as<T>();
   const T each = *a.in[0].as<T>() * static_cast<T>(p.tokenFactor) * static_cast<T>(count) / static_cast<T>(rows);
@@ -122,7 +121,7 @@ void indexLossBackwardKernel(const KernelArgs& a) {
       const int n = V - i < lanes ? static_cast<int>(V - i) : lanes;
       storeUpTo(g + i, factor * (exp(loadUpTo(x + i, n) - shift) - share), n);
     }
-    g[indexOfBits(a.in[3].as<uint8_t>() + r * d, d)] -= w * (1 - smoothing);
+    g[indexOfPacked(a.in[3].as<uint8_t>() + r * a.in[3].cols(), d)] -= w * (1 - smoothing);
   });
 }
 

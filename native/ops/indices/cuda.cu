@@ -62,7 +62,7 @@ __device__ __forceinline__ ExactSum blockSumOf(int n, const F& f, Slots& slots) 
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    indexLossKernel(const T* logits, const uint8_t* bits, const float* weight, int64_t weights, int64_t rows, int V,
+    indexLossKernel(const T* logits, const uint8_t* packed, const float* weight, int64_t weights, int64_t rows, int V,
                     int d, IndexLossParams p, float* logSum, float* perToken, float* correct, float* weighted) {
   __shared__ Slots slots;
   const float perRepeat = static_cast<float>(weights) / static_cast<float>(rows);
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kThreads)
     const float rest = logf(blockSumOf(
                                 V, [&](int i) { return expf(at(i) - top.value); }, slots)
                                 .value());
-    const uint32_t label = indexOfBits(bits + r * d, d);
+    const uint32_t label = indexOfPacked(packed + r * packedBytes(d), d);
     const float right = at(static_cast<int>(label));
     // The label's logit is subtracted from the largest first: both may be far larger than the loss.
     float loss = rest + (top.value - right);
@@ -100,7 +100,7 @@ void launchIndexLoss(const KernelArgs& a) {
   withElement(a.in[0].dtype, [&](auto element) {
     using T = decltype(element);
     launch(a, "index_loss", indexLossKernel<T>, overTokens(rows), a.in[0].as<T>(), a.in[1].as<uint8_t>(),
-           a.in[2].as<float>(), weights, rows, static_cast<int>(a.in[0].cols()), static_cast<int>(a.in[1].cols()),
+           a.in[2].as<float>(), weights, rows, static_cast<int>(a.in[0].cols()), bitsOfCodes(a.in[0].cols()),
            a.paramsAs<IndexLossParams>(), a.out[1].as<float>(), a.out[2].as<float>(), a.out[3].as<float>(), weighted);
   });
   launchWholeRows(a, "index_loss: total", weighted, 1, rows, AddTerm{}, WriteQuotient<float>{a.out[0].as<float>(), 1});
@@ -108,14 +108,14 @@ void launchIndexLoss(const KernelArgs& a) {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    indexLossBackwardKernel(const float* cotangent, const T* logits, const float* logSum, const uint8_t* bits,
+    indexLossBackwardKernel(const float* cotangent, const T* logits, const float* logSum, const uint8_t* packed,
                             const float* weight, int64_t weights, int64_t rows, int V, int d, IndexLossParams p,
                             T* grad) {
   const float each = *cotangent * p.tokenFactor * static_cast<float>(weights) / static_cast<float>(rows);
   const float even = p.smoothing / static_cast<float>(V);
   for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
     const float w = each * (weight ? weight[r % weights] : 1.0f), shift = logSum[r];
-    const auto label = static_cast<int>(indexOfBits(bits + r * d, d));
+    const auto label = static_cast<int>(indexOfPacked(packed + r * packedBytes(d), d));
     for (int i = static_cast<int>(threadIdx.x); i < V; i += kThreads) {
       const float target = even + (i == label ? 1.0f - p.smoothing : 0.0f);
       grad[r * V + i] = fromFloat<T>(w * (expf(toFloat(logits[r * V + i]) - shift) - target));
@@ -129,7 +129,7 @@ void launchIndexLossBackward(const KernelArgs& a) {
     using T = decltype(element);
     launch(a, "index_loss_backward", indexLossBackwardKernel<T>, overTokens(rows), a.in[0].as<float>(), a.in[1].as<T>(),
            a.in[2].as<float>(), a.in[3].as<uint8_t>(), a.in[4].as<float>(), weights, rows,
-           static_cast<int>(a.in[1].cols()), static_cast<int>(a.in[3].cols()), a.paramsAs<IndexLossParams>(),
+           static_cast<int>(a.in[1].cols()), bitsOfCodes(a.in[1].cols()), a.paramsAs<IndexLossParams>(),
            a.out[0].as<T>());
   });
 }

@@ -21,11 +21,13 @@ struct IndexSampleParams {
 
 namespace {
 
-// The number of a code of d bits.
-INFINITY_HD inline uint32_t indexOfBits(const uint8_t* bits, int d) {
+// The bits of a token of 2^d logits.
+inline int bitsOfCodes(int64_t logits) { return __builtin_ctzll(static_cast<uint64_t>(logits)); }
+// The number of a code of d ≤ 32 packed bits.
+INFINITY_HD inline uint32_t indexOfPacked(const uint8_t* packed, int d) {
   uint32_t index = 0;
-  for (int j = 0; j < d; ++j) index = index << 1 | (bits[j] != 0);
-  return index;
+  for (int j = 0; j < d; j += 8) index = index << 8 | *packed++;
+  return index >> (7 - (d - 1) % 8);
 }
 INFINITY_HD inline void bitsOfIndex(uint32_t index, int d, uint8_t* bits) {
   for (int j = 0; j < d; ++j) bits[j] = index >> (d - 1 - j) & 1;

@@ -37,9 +37,11 @@ template <class T>
 struct Multiscale {
   const KernelArgs& a;
   const MultiscaleParams& p;
-  int64_t images, H, W, d, scales, tokens = 0;
+  int64_t images, H, W, d, step, rowBytes, scales, tokens = 0;  // tokens: latent positions of all scales
   const int32_t* grids;
   T magnitude;
+  // A worker's channels have bytes of packed labels to themselves.
+  static constexpr int64_t kGroup = lanesOf<T> < 8 ? 8 : lanesOf<T>;
   int64_t groups;
   // In scratch: per scale the taps up to H rows and W columns, the taps down to the next grid, and the windows of rows
   // and columns; then a buffer a stripe.
@@ -56,10 +58,12 @@ struct Multiscale {
         H(a.in[0].dims[1]),
         W(a.in[0].dims[2]),
         d(a.in[0].dims[3]),
+        step(p.patchify ? 4 : 1),
+        rowBytes(packedBytes(d * step)),
         scales(a.in[1].dims[0]),
         grids(a.in[1].as<int32_t>()),
         magnitude(codeMagnitude<T>(d)),
-        groups((d + lanesOf<T> - 1) / lanesOf<T>),
+        groups((d + kGroup - 1) / kGroup),
         taps(static_cast<Tap<T>*>(a.scratch)),
         tapsPerScale(2 * (H + W)),
         windowsPerScale(H + W),
@@ -89,8 +93,8 @@ struct Multiscale {
       tokens += h * w;
     }
     const int64_t most = images * tokens * d;
-    const int64_t inputs = most - images * rowsOf(0) * colsOf(0) * d;
-    return a.out[0].size() == most && (scales == 1 || a.out[1].size() == inputs) &&
+    const int64_t inputs = most - images * rowsOf(0) * colsOf(0) * d, labels = images * tokens / step * rowBytes;
+    return a.out[0].size() == labels && (scales == 1 || a.out[1].size() == inputs) &&
            (!p.trace || (a.out[3].size() == most && a.out[4].size() == most));
   }
 
@@ -105,13 +109,16 @@ struct Multiscale {
       linearTaps(H, rowsOf(k + 1), t + H + W);
       linearTaps(W, colsOf(k + 1), t + 2 * H + W);
     }
+    __builtin_memset(a.out[0].data, 0, a.out[0].bytes());
     // A stripe takes every stripes-th plane: planes are independent, so the split changes nothing but the balance.
     const int64_t count = stripes();
     a.pool->parallelFor(count, [&](int64_t stripe) {
       for (int64_t plane = stripe; plane < images * groups; plane += count) {
-        const int64_t c0 = plane % groups * lanesOf<T>;
-        const int n = d - c0 < lanesOf<T> ? static_cast<int>(d - c0) : lanesOf<T>;
-        planeGroup(plane / groups, c0, n, buffers + stripe * bufferSize);
+        const int64_t first = plane % groups * kGroup, end = first + kGroup < d ? first + kGroup : d;
+        for (int64_t c0 = first; c0 < end; c0 += lanesOf<T>) {
+          const int n = end - c0 < lanesOf<T> ? static_cast<int>(end - c0) : lanesOf<T>;
+          planeGroup(plane / groups, c0, n, buffers + stripe * bufferSize);
+        }
       }
     });
   }
@@ -125,24 +132,23 @@ struct Multiscale {
       setPixel(features, i, loadUpTo(source + i * d, n));
       setPixel(sum, i, Vec<T>{});
     }
-    // Elements before this scale's in the outputs.
-    int64_t at = b * tokens * d;
-    int64_t inputsAt = b * (tokens - rowsOf(0) * colsOf(0)) * d;
+    // Positions before this scale's in the outputs.
+    int64_t at = b * tokens, inputsAt = b * (tokens - rowsOf(0) * colsOf(0));
     for (int64_t k = 0; k < scales; ++k) {
       const int64_t h = rowsOf(k), w = colsOf(k);
       quantizeScale(b, k, c0, n, at, features, sum, codes);
       accumulate(k, codes, wide, sum);
-      at += h * w * d;
+      at += h * w;
       if (k + 1 == scales) break;
       nextInput(k, c0, n, inputsAt, sum);
-      inputsAt += rowsOf(k + 1) * colsOf(k + 1) * d;
+      inputsAt += rowsOf(k + 1) * colsOf(k + 1);
     }
     T* total = a.out[2].as<T>() + b * H * W * d + c0;
     for (int64_t i = 0; i < H * W; ++i) storeUpTo(total + i * d, pixel(sum, i), n);
   }
 
-  // Mean of features − sum over a window.
-  INFINITY_INLINE Vec<T> pooledResidual(const T* features, const T* sum, Window rows, Window cols) {
+  // Mean of features − sum over a window. Inlined, its total would live in memory.
+  __attribute__((noinline)) Vec<T> pooledResidual(const T* features, const T* sum, Window rows, Window cols) {
     Vec<T> total = {};
     for (int64_t i = rows.begin; i < rows.end; ++i) {
       for (int64_t j = cols.begin; j < cols.end; ++j) total += pixel(features, i * W + j) - pixel(sum, i * W + j);
@@ -154,10 +160,10 @@ struct Multiscale {
   void quantizeScale(int64_t b, int64_t k, int64_t c0, int n, int64_t at, const T* features, const T* sum, T* codes) {
     const int64_t h = rowsOf(k), w = colsOf(k);
     const Window *rows = windows + k * windowsPerScale, *cols = rows + H;
-    const TokenLayout layout{w, d, p.patchify != 0};
-    uint8_t* labels = a.out[0].as<uint8_t>() + at;
+    const TokenLayout layout{w, p.patchify != 0};
+    uint8_t* labels = a.out[0].as<uint8_t>() + at / step * rowBytes;
     const T strength = a.in[2] ? a.in[2].as<T>()[k] : T(0);
-    const T* recorded = a.in[3] ? a.in[3].as<T>() + at : nullptr;
+    const T* recorded = a.in[3] ? a.in[3].as<T>() + at * d : nullptr;
     const bool noisy = strength > 0 && (p.requant || p.trace);
     DrawRun drawn = {};
     if (noisy && !recorded) drawn = drawRun(a.in[4], b, static_cast<uint32_t>(k), p.stream);
@@ -165,14 +171,8 @@ struct Multiscale {
       for (int64_t x = 0; x < w; ++x) {
         const int64_t token = y * w + x, element = token * d + c0;
         const Vec<T> residual = pooledResidual(features, sum, rows[y], cols[x]);
-        uint8_t* label = labels + layout.base(y, x) + layout.step() * c0;
-        if (!p.patchify) {
-          storePositive(label, residual, n);
-        } else {
-          uint8_t bits[lanesOf<T>];
-          storePositive(bits, residual, n);
-          for (int i = 0; i < n; ++i) label[4 * i] = bits[i];
-        }
+        setPacked<T>(labels + layout.token(y, x) * rowBytes, layout.place(y, x) + step * c0, step,
+                     positiveLanes(residual), n);
         const Vec<T> one = splat(T(1)), clean = signed_(residual, T(1));
         Vec<T> inverted = clean;
         if (noisy) {
@@ -183,8 +183,8 @@ struct Multiscale {
         }
         setPixel(codes, token, (p.requant ? inverted : clean) * splat(magnitude));
         if (p.trace) {
-          storeUpTo(a.out[3].as<T>() + at + element, residual, n);
-          storePositive(a.out[4].as<uint8_t>() + at + element, inverted, n);
+          storeUpTo(a.out[3].as<T>() + at * d + element, residual, n);
+          storePositive(a.out[4].as<uint8_t>() + at * d + element, inverted, n);
         }
       }
     }
@@ -217,8 +217,8 @@ struct Multiscale {
   void nextInput(int64_t k, int64_t c0, int n, int64_t inputsAt, const T* sum) {
     const int64_t h = rowsOf(k + 1), w = colsOf(k + 1);
     const Tap<T>*rows = taps + k * tapsPerScale + H + W, *cols = rows + H;
-    const TokenLayout layout{w, d, p.patchify != 0};
-    T* inputs = a.out[1].as<T>() + inputsAt;
+    const TokenLayout layout{w, p.patchify != 0};
+    T* inputs = a.out[1].as<T>() + inputsAt * d;
     for (int64_t y = 0; y < h; ++y) {
       const int64_t lo = rows[y].lo * W, hi = rows[y].hi * W;
       for (int64_t x = 0; x < w; ++x) {
@@ -226,7 +226,7 @@ struct Multiscale {
         const Vec<T> top = mix(pixel(sum, lo + c.lo), pixel(sum, lo + c.hi), c.weight);
         const Vec<T> bottom = mix(pixel(sum, hi + c.lo), pixel(sum, hi + c.hi), c.weight);
         const Vec<T> value = mix(top, bottom, rows[y].weight);
-        T* to = inputs + layout.base(y, x) + layout.step() * c0;
+        T* to = inputs + layout.base(y, x, d) + step * c0;
         if (!p.patchify) {
           storeUpTo(to, value, n);
         } else {

@@ -2,24 +2,31 @@
 
 #include "cuda/launch.h"
 #include "cuda/reduce.cuh"
-#include "ops/bits/bits.h"
+#include "ops/bits/bit.cuh"
 #include "ops/bits/draws.cuh"
 
 namespace infinity::cuda {
 namespace {
+
+int64_t positionsOf(const KernelArgs& a) {
+  return a.out[0].dims[1] * (a.paramsAs<MultiscaleParams>().patchify ? 4 : 1);
+}
 
 struct Multiscale {
   Numbers features, inputs, sum, residual;
   const int32_t* grids;
   const float *strengths, *draws;
   const uint32_t* keys;
-  uint8_t *labels, *inverted;
+  // Labels of a strip at a position, channel c in bit c: [images, strips, tokens], patchified positions in the order of
+  // their places in a token.
+  uint8_t* marks;
+  uint8_t* inverted;
   int64_t images, tokens;  // latent positions of all scales
   int H, W, d, scales;
   float magnitude;
   MultiscaleParams p;
 
-  explicit Multiscale(const KernelArgs& a)
+  Multiscale(const KernelArgs& a, uint8_t* marks)
       : features(a.in[0]),
         inputs(a.out[1]),
         sum(a.out[2]),
@@ -28,7 +35,7 @@ struct Multiscale {
         strengths(a.in[2].as<float>()),
         draws(a.in[3].as<float>()),
         keys(a.in[4].as<uint32_t>()),
-        labels(a.out[0].as<uint8_t>()),
+        marks(marks),
         inverted(a.out[4].as<uint8_t>()),
         images(a.in[0].dims[0]),
         H(static_cast<int>(a.in[0].dims[1])),
@@ -37,7 +44,7 @@ struct Multiscale {
         scales(static_cast<int>(a.in[1].dims[0])),
         magnitude(codeMagnitude<float>(d)),
         p(a.paramsAs<MultiscaleParams>()) {
-    tokens = a.out[0].size() / images / d;
+    tokens = positionsOf(a);
   }
 };
 
@@ -68,7 +75,7 @@ struct Strip {
   // Rows then columns: from this scale to H×W, and from there to the next.
   __device__ __forceinline__ Tap<float>* up() const { return reinterpret_cast<Tap<float>*>(sum() + m.H * m.W * C); }
   __device__ __forceinline__ Tap<float>* down() const { return up() + m.H + m.W; }
-  // Of this scale: channel c is bit c.
+  // Of this scale: the code of channel c is bit c, its label bit 4 + c.
   __device__ __forceinline__ uint8_t* codes() const { return reinterpret_cast<uint8_t*>(down() + m.H + m.W); }
 
   __device__ __forceinline__ int rowsOf(int k) const { return __ldg(m.grids + 2 * k); }
@@ -95,6 +102,7 @@ struct Strip {
       findTaps(k);
       quantize(k, at);
       __syncthreads();
+      leaveMarks(rowsOf(k), colsOf(k), at);
       accumulate(colsOf(k));
       __syncthreads();
       at += rowsOf(k) * colsOf(k);
@@ -158,22 +166,16 @@ struct Strip {
         total[c] = warpReduce<Lanes>(total[c]);
         if (cells > 1) total[c] /= static_cast<float>(cells);
       }
-      if (mine && lane == 0) decide(k, at, token, TokenLayout{w, m.d, m.p.patchify != 0}, y, x, total);
+      if (mine && lane == 0) decide(k, at, token, total);
     }
   }
 
   // Zeros of either sign and NaN give bit 0, as in the official quantiser.
-  __device__ __forceinline__ void decide(int k, int64_t at, int token, const TokenLayout& layout, int y, int x,
-                                         const float (&residual)[C]) {
-    uint8_t bit[C];
+  __device__ __forceinline__ void decide(int k, int64_t at, int token, const float (&residual)[C]) {
     unsigned clean = 0;
 #pragma unroll
-    for (int c = 0; c < C; ++c) {
-      bit[c] = residual[c] > 0;
-      clean |= static_cast<unsigned>(bit[c]) << c;
-    }
+    for (int c = 0; c < C; ++c) clean |= static_cast<unsigned>(residual[c] > 0) << c;
     const int64_t begin = at * m.d + first;
-    storeBits(m.labels + begin - first + layout.base(y, x) + layout.step() * first, layout.step(), bit);
     const float strength = m.strengths ? m.strengths[k] : 0.0f;
     unsigned noisy = clean;
     if (strength > 0 && (m.p.requant || m.p.trace)) {
@@ -188,21 +190,25 @@ struct Strip {
 #pragma unroll
       for (int c = 0; c < C; ++c) noisy ^= static_cast<unsigned>(u[c] < strength) << c;
     }
-    codes()[token] = static_cast<uint8_t>(m.p.requant ? noisy : clean);
+    codes()[token] = static_cast<uint8_t>((m.p.requant ? noisy : clean) | clean << 4);
     if (m.p.trace) {
       const int64_t to = begin + static_cast<int64_t>(token) * m.d;
       m.residual.store(to, count, residual);
+      uint8_t bit[C];
 #pragma unroll
       for (int c = 0; c < C; ++c) bit[c] = noisy >> c & 1;
       storeUpTo(m.inverted + to, count, bit);
     }
   }
 
-  __device__ __forceinline__ void storeBits(uint8_t* to, int64_t step, const uint8_t (&bit)[C]) const {
-    if (step == 1) return storeUpTo(to, count, bit);
-#pragma unroll
-    for (int c = 0; c < C; ++c)
-      if (c < count) to[c * step] = bit[c];
+  __device__ __forceinline__ void leaveMarks(int h, int w, int64_t at) {
+    const TokenLayout layout{w, m.p.patchify != 0};
+    uint8_t* marks = m.marks + (image * (strips(m) - 1) + first / C) * m.tokens + at;
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < h * w; i += static_cast<int>(blockDim.x)) {
+      const int y = i / w;
+      marks[layout.base(y, i - y * w, 1)] = codes()[i] >> 4;
+    }
   }
 
   // sum += codes at H×W, columns first.
@@ -226,7 +232,7 @@ struct Strip {
 
   // The running sum on the grid of the next scale, without antialiasing: what the transformer sees.
   __device__ __forceinline__ void nextInput(int h, int w, int64_t inputAt) {
-    const TokenLayout layout{w, m.d, m.p.patchify != 0};
+    const TokenLayout layout{w, m.p.patchify != 0};
     const int64_t step = layout.step();
 #pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < h * w; i += static_cast<int>(blockDim.x)) {
@@ -240,7 +246,7 @@ struct Strip {
       for (int c = 0; c < C; ++c)
         value[c] =
             mix(mix(topLo.v[c], topHi.v[c], col.weight), mix(bottomLo.v[c], bottomHi.v[c], col.weight), row.weight);
-      const int64_t to = inputAt * m.d + layout.base(y, x) + step * first;
+      const int64_t to = inputAt * m.d + layout.base(y, x, m.d) + step * first;
       if (step == 1) {
         m.inputs.store(to, count, value);
       } else {
@@ -255,6 +261,7 @@ struct Strip {
 };
 
 constexpr int kMostThreads = 512;
+constexpr int kPackThreads = 256;
 
 // A strip that is too large for shared memory spills to stripBytes of scratch, `bytes` apart for every block.
 template <int C, bool Spills>
@@ -266,13 +273,34 @@ __global__ void __launch_bounds__(kMostThreads, 2) multiscaleKernel(Multiscale m
   }
 }
 
+// A thread for each byte of packed labels: blocks of neighbouring strips would meet in it.
+__global__ void __launch_bounds__(kPackThreads)
+    packLabelsKernel(Multiscale m, uint8_t* labels, int channels, int64_t strips) {
+  const int step = m.p.patchify ? 4 : 1, bits = m.d * step;
+  const int64_t bytes = packedBytes(bits), n = m.images * (m.tokens / step) * bytes;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kPackThreads + threadIdx.x; i < n;
+       i += gridDim.x * kPackThreads) {
+    const int64_t token = i / bytes, position = token * step, image = position / m.tokens;
+    const int first = static_cast<int>(i - token * bytes) * 8;
+    const uint8_t* marks = m.marks + image * (strips - 1) * m.tokens + position;
+    uint8_t bit[8];
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      const int j = first + k, c = j / step;
+      bit[k] = j < bits ? marks[c / channels * m.tokens + j % step] >> c % channels & 1 : 0;
+    }
+    labels[i] = packByte(bit);
+  }
+}
+
 // How many channels a strip has, and where it lives: as many as leave every processor two blocks, or as few as give all
 // processors work. Nothing in the result depends on it.
 struct StripPlan {
   int channels;
   bool spills;
-  int64_t blocks;
-  size_t bytes;  // of a block
+  int64_t strips, blocks;  // of an image, of all
+  size_t bytes;            // of a block
+  size_t spilled, marks;   // scratch: what spills, then the marks
 
   explicit StripPlan(const KernelArgs& a) {
     const int H = static_cast<int>(a.in[0].dims[1]), W = static_cast<int>(a.in[0].dims[2]);
@@ -282,20 +310,23 @@ struct StripPlan {
     spills = stripBytes(H, W, channels) > a.device->sharedBytes;
     if (spills) channels = 2;
     bytes = (stripBytes(H, W, channels) + 255) / 256 * 256;
-    blocks = images * ceilDiv(d, channels);
+    strips = ceilDiv(d, channels);
+    blocks = images * strips;
     if (spills && blocks > 2 * processors) blocks = 2 * processors;
+    spilled = spills ? static_cast<size_t>(blocks) * bytes : 0;
+    marks = static_cast<size_t>(images * strips * positionsOf(a));
   }
 };
 
 size_t multiscalePlan(const KernelArgs& a) {
   const StripPlan plan(a);
-  return plan.spills ? static_cast<size_t>(plan.blocks) * plan.bytes : 0;
+  return plan.spilled + plan.marks;
 }
 
 // The grids are data, and checked where they are uploaded (lib/ops/multiscale.ts).
 void launchMultiscale(const KernelArgs& a) {
   const StripPlan plan(a);
-  const Multiscale m(a);
+  const Multiscale m(a, a.scratchAs<uint8_t>() + plan.spilled);
   const int64_t positions = ceilDiv(static_cast<int64_t>(m.H) * m.W, kWarp) * kWarp;
   const unsigned threads = static_cast<unsigned>(positions < kMostThreads ? positions : kMostThreads);
   const LaunchShape shape{dim3(static_cast<unsigned>(plan.blocks)), dim3(threads), plan.spills ? 0 : plan.bytes};
@@ -304,6 +335,8 @@ void launchMultiscale(const KernelArgs& a) {
                       : plan.channels == 2 ? multiscaleKernel<2, false>
                                            : multiscaleKernel<1, false>;
   launch(a, "multiscale_residual", kernel, shape, m, a.scratchAs<unsigned char>(), plan.bytes);
+  launch(a, "multiscale_residual: labels", packLabelsKernel, overElements(a, a.out[0].size(), 1, kPackThreads), m,
+         a.out[0].as<uint8_t>(), plan.channels, plan.strips);
 }
 
 // What is not asked for is u8 and never written.

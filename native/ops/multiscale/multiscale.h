@@ -10,7 +10,7 @@ namespace infinity {
 
 struct MultiscaleParams {
   uint32_t requant;   // 1: inverted bits enter the running sum, and later scales correct them
-  uint32_t patchify;  // 1: labels and inputs leave as 2×2 blocks, channel 4c + 2dy + dx
+  uint32_t patchify;  // 1: packed labels and inputs leave as 2×2 blocks, channel 4c + 2dy + dx
   uint32_t trace;     // 1: residuals and inverted bits are written too
   uint32_t stream;    // word of the Philox counter
 };
@@ -41,15 +41,15 @@ INFINITY_HD inline Tap<T> linearTap(T ratio, I i, I from) {
   return {static_cast<int32_t>(lo), static_cast<int32_t>(lo + 1 < from ? lo + 1 : lo), at - static_cast<T>(lo)};
 }
 
-// Where element (y, x, channel) of a scale of width w lies among its tokens: at base(y, x) + channel·step().
+// Where element (y, x, channel) of a scale of width w lies among its tokens: in token(y, x) at place(y, x) +
+// channel·step(), or with d channels a position at base(y, x) + channel·step() of all.
 struct TokenLayout {
-  int64_t w, d;
+  int64_t w;
   bool patchify;
-  INFINITY_HD int64_t base(int64_t y, int64_t x) const {
-    if (!patchify) return (y * w + x) * d;
-    return ((y / 2) * (w / 2) + x / 2) * 4 * d + 2 * (y & 1) + (x & 1);
-  }
+  INFINITY_HD int64_t token(int64_t y, int64_t x) const { return patchify ? (y / 2) * (w / 2) + x / 2 : y * w + x; }
+  INFINITY_HD int64_t place(int64_t y, int64_t x) const { return patchify ? 2 * (y & 1) + (x & 1) : 0; }
   INFINITY_HD int64_t step() const { return patchify ? 4 : 1; }
+  INFINITY_HD int64_t base(int64_t y, int64_t x, int64_t d) const { return token(y, x) * step() * d + place(y, x); }
 };
 
 }  // namespace

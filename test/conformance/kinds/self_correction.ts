@@ -1,5 +1,6 @@
 /** Bitwise self-correction with recorded noise. */
 
+import { unpackBits } from '../../../lib/ops/bits.js';
 import { Tensor } from '../../../lib/tensor.js';
 import { mapOfTokens, splitScales } from '../../../lib/tokenizer/bit_tokens.js';
 import { patchifySchedule, type ScaleSchedule, scaleTokens, tokenCount } from '../../../lib/tokenizer/schedule.js';
@@ -61,7 +62,8 @@ export async function bsc(c: GoldenCase): Promise<void> {
   });
   const found = correction.apply(features, schedule, { percents, flips }, { trace: true });
   if (found.inputs_BLD) c.give('out.x_BLC_wo_prefix', await download(found.inputs_BLD));
-  c.give('out.gt_bits_BLC', await download(found.labels_BLD));
+  const bits_BLD = unpackBits(found.labels_BLP, patchify ? 4 * d : d);
+  c.give('out.gt_bits_BLC', await download(bits_BLD));
   c.give('out.gt_lengths', schedule.map(scaleTokens));
   c.give('out.strength', found.strengths.slice(0, percents.length));
   c.give('out.cumulative_final', channelsFirst(await download(found.sum_BHWd)));
@@ -69,7 +71,7 @@ export async function bsc(c: GoldenCase): Promise<void> {
   const { residual_BLd, noisy_BLd } = found.trace!;
   const inputs = splitScales(residual_BLd, latent);
   const noisy = splitScales(noisy_BLd, latent);
-  const labels = splitScales(found.labels_BLD, schedule);
+  const labels = splitScales(bits_BLD, schedule);
   for (const [k, [, h, w]] of schedule.entries()) {
     c.give(`out.lfq_in.${k}`, channelsFirst(await download(inputs[k]!)));
     const tokens = labels[k]!;
@@ -86,7 +88,8 @@ export async function bsc(c: GoldenCase): Promise<void> {
   }
   const tensors = [
     found.inputs_BLD,
-    found.labels_BLD,
+    found.labels_BLP,
+    bits_BLD,
     found.sum_BHWd,
     residual_BLd,
     noisy_BLd,

@@ -1,3 +1,4 @@
+import { unpackBits } from '../../../lib/ops/bits.js';
 import { Tensor } from '../../../lib/tensor.js';
 import { patchifySchedule, type ScaleSchedule, tokenCount } from '../../../lib/tokenizer/schedule.js';
 import { lrFactor, weightDecayAt } from '../../../lib/training/lr_schedule.js';
@@ -67,7 +68,7 @@ export async function trainStep(c: GoldenCase): Promise<void> {
       const pass = await prepare(c, fields, model, update, m);
       giveRates(c, fields, m);
       await measure(c, fields, model, update, pass);
-      for (const tensor of [pass.batch.inputs_BLD, pass.batch.labels_BLD, pass.given.text.kv_NCt]) tensor?.dispose();
+      for (const tensor of [pass.batch.inputs_BLD, pass.batch.labels_BLP, pass.given.text.kv_NCt]) tensor?.dispose();
       if (stepping) await finish(c, fields, { model, optimizer, update }, m, g_it);
     }
     for (const [name, tensor] of optimizer.stateTensors()) {
@@ -109,7 +110,8 @@ async function prepare(
   });
   using flips = Tensor.from(uniformOfScales(uniform, latent, B, d), [B, tokenCount(latent), d]);
   const batch = update.prepare(features, schedule, { percents, flips });
-  c.give(`mb${m}.gt_bits`, await download(batch.labels_BLD));
+  using bits = unpackBits(batch.labels_BLP, tokenBits(model.config));
+  c.give(`mb${m}.gt_bits`, await download(bits));
   if (batch.inputs_BLD) c.give(`mb${m}.x_BLC_wo_prefix`, await download(batch.inputs_BLD));
   c.giveJson(['micro_batches', m, 'noise_strengths'], batch.strengths.slice(0, percents.length));
   return { index: m, batch, given: { text: textFeatures(c, `mb${m}.`), finest: finestOf(fields) } };

@@ -1,4 +1,5 @@
 /** The transformer under teacher forcing: activations, logits, losses and gradients. */
+import { packBits } from '../../../lib/ops/bits.js';
 import { Tape } from '../../../lib/tape.js';
 import { scope, Tensor } from '../../../lib/tensor.js';
 import { tokenWeights } from '../../../lib/transformer/head.js';
@@ -51,8 +52,9 @@ export async function transformerForward(c: GoldenCase): Promise<void> {
   // A schedule of one scale has no inputs.
   using x = c.has('x_BLC_wo_prefix') ? upload(c.array('x_BLC_wo_prefix')) : null;
   using bits = upload(c.array('gt_bits'), undefined, 'u8');
-  await outputs(c, model, x, bits, options);
-  if (c.names('grad*').some((name) => c.wants(name))) await gradients(c, model, x, bits, options);
+  using labels = packBits(bits);
+  await outputs(c, model, x, labels, options);
+  if (c.names('grad*').some((name) => c.wants(name))) await gradients(c, model, x, labels, options);
   kv.dispose();
 }
 
@@ -60,17 +62,17 @@ async function outputs(
   c: GoldenCase,
   model: InfinityTransformer,
   x: Tensor | null,
-  bits: Tensor,
+  labels: Tensor,
   options: ForwardOptions,
 ): Promise<void> {
   const activations = new Activations(c, 'act.');
   const { schedule } = options;
   const results = scope(() => {
     const hidden = model.hidden(x, { ...options, tap: activations.tap });
-    const losses = LOSSES.map(([name, how]) => [name, model.head.loss(hidden, bits, { schedule, ...how })] as const);
+    const losses = LOSSES.map(([name, how]) => [name, model.head.loss(hidden, labels, { schedule, ...how })] as const);
     return { logits: model.head.classify(hidden), losses };
   });
-  const [B = 1, L = 1] = bits.shape;
+  const [B = 1, L = 1] = labels.shape;
   c.give('logits', await download(results.logits));
   c.give('loss_per_token', await download(results.losses[0]![1].perToken, [B, L]));
   for (const [name, { loss }] of results.losses) c.give(name, await download(loss, [1]));
@@ -84,11 +86,11 @@ async function gradients(
   c: GoldenCase,
   model: InfinityTransformer,
   x: Tensor | null,
-  bits: Tensor,
+  labels: Tensor,
   options: ForwardOptions,
 ): Promise<void> {
   const tape = new Tape().watch(...(x ? [x] : []), ...[...model.namedParameters()].map(([, parameter]) => parameter));
-  const parts = tape.run(() => model.loss(x, bits, { ...options, reweight: true }));
+  const parts = tape.run(() => model.loss(x, labels, { ...options, reweight: true }));
   using one = Tensor.from([1], []);
   const found = tape.backward([{ of: parts.loss, cotangent: one }]);
   if (x) c.give('grad_input.x_BLC_wo_prefix', await gradientOf(found, x));
