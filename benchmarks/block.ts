@@ -61,7 +61,7 @@ async function* inference(device: Device, { filter = '', rounds }: BenchmarkOpti
     const x_RLC = filled(device, [rows, scaleTokens(scale), C]);
     const ctx = { rope, ropeStart: offsets[k]!, memory: cache.memory(0, offsets[k]!), textRange };
     const name = `inference, ${rows} x ${scaleTokens(scale)} tokens`;
-    return { name, device, call: () => block.forward(x_RLC, condition, ctx) };
+    return { name, device, call: () => block.forward({ x_BLC: x_RLC }, condition, ctx).x_BLC };
   });
   // In order, so that every scale finds the cache filled.
   const flops = new Map<string, number>();
@@ -110,7 +110,7 @@ async function* training(device: Device, { filter = '', rounds = 5 }: BenchmarkO
       tape = new Tape().watch(...optimizer.parameters, x_BLC, cond, ca_NC);
       y_BLC = tape.run(() => {
         const known = { modulation: block.modulation(cond), text: block.textKeysValues(ca_NC) };
-        return block.forward(x_BLC, known, ctx);
+        return block.forward({ x_BLC }, known, ctx).x_BLC;
       });
     },
     () => {

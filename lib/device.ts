@@ -91,6 +91,8 @@ export class Device {
   readonly ints = new Int32Array(this.words.buffer);
   /** @internal Of those who keep memory that work can do without: lets it go, and tells whether there was any. */
   readonly reserves = new Set<() => boolean>();
+  /** See `DeviceOptions`. */
+  readonly deterministic: boolean;
   private readonly addon: NativeAddon;
   private readonly id: number;
   private open = true;
@@ -101,6 +103,7 @@ export class Device {
     readonly kind: DeviceKind,
     options: DeviceOptions,
   ) {
+    this.deterministic = options.deterministic ?? true;
     this.addon = native();
     const library = kind === 'cuda' ? cudaLibrary() : undefined;
     try {

@@ -1,5 +1,6 @@
 /** One block of a 2B model at every scale of a guided picture, its keys and values cached; in bf16. */
 import { placed } from '../../lib/nn/module.js';
+import { disposeStream } from '../../lib/nn/stream.js';
 import { scope, Tensor } from '../../lib/tensor.js';
 import { scaleOffsets, scaleTokens } from '../../lib/tokenizer/schedule.js';
 import { InfinityTransformer } from '../../lib/transformer/infinity.js';
@@ -27,16 +28,15 @@ export async function* block({ filter = '', rounds, short = false }: CardOptions
   const ranges = Array.from({ length: ROWS }, (_, b) => [b * tokens, (b + 1) * tokens]).flat();
   const textRange = Tensor.from(Int32Array.from(ranges), [ROWS, 1, 2], 'i32', device);
   const cond = randomOn(device, [6, ROWS, 1, C], 'bf16', 0.1);
-  const known = scope(() => ({
-    modulation: only!.modulation(cond),
-    text: only!.textKeysValues(randomOn(device, [ROWS * tokens, C])),
-  }));
+  const known = scope(() => only!.condition(cond, only!.textKeysValues(randomOn(device, [ROWS * tokens, C]))));
   const rope = model.rope(schedule);
   for (const [k, scale] of schedule.entries()) {
     const n = scaleTokens(scale);
     const x_RLC = randomOn(device, [ROWS, n, C]);
     const ctx = { rope, ropeStart: offsets[k]!, memory: cache.memory(0, offsets[k]!), textRange };
-    const call = () => only!.forward(x_RLC, known, ctx);
+    // As between blocks: the one before leaves what the first norm needs, and this one does for the next.
+    const entered = scope(() => only!.forward({ x_BLC: x_RLC }, known, ctx, known.folded?.sa));
+    const call = () => scope(() => only!.forward(entered, known, ctx, known.folded?.sa).x_BLC);
     const once = () =>
       scope(() => {
         call();
@@ -48,6 +48,7 @@ export async function* block({ filter = '', rounds, short = false }: CardOptions
       const [time] = await timeInTurns([{ device, call }], rounds ?? cases.rounds);
       yield { name, ...milliseconds(time!, 4), ...row, ...againstFloor(work, time!, ceilings) };
     }
+    disposeStream(entered);
     x_RLC.dispose();
   }
   device.close();

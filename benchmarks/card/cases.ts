@@ -27,6 +27,15 @@ export type KernelCase = { readonly name: string } & (
       readonly inputs: number;
       readonly epilogue: 'none' | 'gelu' | 'residual';
     }
+  | {
+      /** A gated residual sum of as many features as it is made from, a modulated norm of it, and a product behind. */
+      readonly kind: 'products_around_norm';
+      readonly rows: number;
+      readonly width: number;
+      readonly out: number;
+      /** The norm lies in the products' epilogues. */
+      readonly folded: boolean;
+    }
   | { readonly kind: 'linear_backward'; readonly rows: number; readonly out: number; readonly inputs: number }
   | ({ readonly kind: 'attention' } & AttentionCase)
   | ({ readonly kind: 'attention_backward' } & AttentionCase)

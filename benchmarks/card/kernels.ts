@@ -18,7 +18,7 @@ import {
   openCard,
   randomOn,
 } from './measure.js';
-import { convolution, productGradients, products, upsampling } from './product_jobs.js';
+import { convolution, productGradients, products, productsAroundNorm, upsampling } from './product_jobs.js';
 
 function modulatedNorm({ batch, tokens, width }: CaseOf<'ada_norm'>): Job {
   return {
@@ -47,6 +47,8 @@ function jobOf(c: KernelCase): Job {
   switch (c.kind) {
     case 'linear':
       return products(c);
+    case 'products_around_norm':
+      return productsAroundNorm(c);
     case 'linear_backward':
       return productGradients(c);
     case 'attention':

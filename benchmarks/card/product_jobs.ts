@@ -1,10 +1,14 @@
 /** Matrix products and convolutions on a card, operands and results in bf16. */
 import { conv2d, upsampleConv2d } from '../../lib/ops/conv.js';
 import { Op } from '../../lib/ops/generated.js';
-import { linear } from '../../lib/ops/linear.js';
+import { linear, packLinear } from '../../lib/ops/linear.js';
+import { linearMeasured, linearNormed } from '../../lib/ops/linear_norm.js';
+import { adaNorm } from '../../lib/ops/norm.js';
 import { run, shaped } from '../../lib/ops/run.js';
 import type { CaseOf } from './cases.js';
 import { HALF, type Job, randomOn } from './measure.js';
+
+const NORM = { eps: 1e-6, centred: true };
 
 export function products({ rows, out, inputs, epilogue }: CaseOf<'linear'>): Job {
   const residual = epilogue === 'residual' ? rows * out : 0;
@@ -20,6 +24,32 @@ export function products({ rows, out, inputs, epilogue }: CaseOf<'linear'>): Job
       if (epilogue === 'gelu') return { operands, call: () => linear(x, w, b, { gelu: true }) };
       const [base, gate] = [randomOn(device, [2, rows / 2, out]), randomOn(device, [2, 1, out])];
       return { operands: [...operands, base, gate], call: () => linear(x, w, b, { residual: base, gate }) };
+    },
+  };
+}
+
+export function productsAroundNorm({ rows, width: C, out, folded }: CaseOf<'products_around_norm'>): Job {
+  return {
+    flops: 2 * rows * C * (C + out),
+    bytes: HALF * (4 * rows * C + C * (C + out) + rows * out),
+    prepare: (device) => {
+      const [x, base, gate] = [
+        [2, rows / 2, C],
+        [2, rows / 2, C],
+        [2, 1, C],
+      ].map((shape) => randomOn(device, shape));
+      const [scale, shift] = [randomOn(device, [2, 1, C]), randomOn(device, [2, 1, C])];
+      const [affine, projected] = [randomOn(device, [2, 2, C], 'f32'), randomOn(device, [2, 2, out], 'f32')];
+      const weights = [C, out].map((n) => randomOn(device, [n, C], 'bf16', 0.02));
+      const [first, second] = weights.map((w) => packLinear(w, { dtype: 'bf16' }));
+      const onto = { residual: base!, gate: gate! };
+      const call = folded
+        ? () => linearNormed(linearMeasured(x!, first!, null, onto, affine), second!, null, projected, NORM)
+        : () => linear(adaNorm(linear(x!, first!, null, onto), scale, shift, NORM.eps), second!);
+      return {
+        operands: [x!, base!, gate!, scale, shift, affine, projected, ...weights, first!.packed, second!.packed],
+        call,
+      };
     },
   };
 }

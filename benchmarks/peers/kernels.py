@@ -34,6 +34,17 @@ class Kernels:
         base, gate = self.random(2, rows // 2, out), self.random(2, 1, out)
         return self.both(lambda x: base + F.linear(x, w, b) * gate, x)
 
+    def products_around_norm(self, rows, width, out, folded):
+        x, base, gate = self.random(2, rows // 2, width), self.random(2, rows // 2, width), self.random(2, 1, width)
+        scale, shift = self.random(2, 1, width), self.random(2, 1, width)
+        w, v = self.random(width, width, std=0.02), self.random(out, width, std=0.02)
+
+        def run(x):
+            y = F.layer_norm((base + F.linear(x, w) * gate).float(), (width,), eps=1e-6)
+            return F.linear(y.mul(scale.add(1)).add_(shift).to(BF16), v)
+
+        return self.both(run, x)
+
     def linear_backward(self, rows, out, inputs):
         gy, x, w = self.random(rows, out), self.random(rows, inputs), self.random(out, inputs, std=0.02)
         return self.both(lambda gy, x: (gy @ w, gy.t() @ x, gy.sum(0)), gy, x)

@@ -6,8 +6,9 @@ import { attention, type QkvPrepOptions, qkvPrep } from '../ops/attention.js';
 import { cast, cat, repeat0, reshape, unbind } from '../ops/shape.js';
 import type { Tensor } from '../tensor.js';
 import { constant, type Init, zeros } from './init.js';
-import { type Branch, Linear } from './linear.js';
+import { type LayerInput, Linear } from './linear.js';
 import { Module, type WeightFormat } from './module.js';
+import type { Branch } from './stream.js';
 
 /** Queries, and the rows they attend to, possibly those of earlier calls as well. */
 export interface Seen {
@@ -93,7 +94,12 @@ export class SelfAttention extends BiasedAttention {
     return [this.qBias, this.zeroKBias, this.vBias];
   }
 
-  forward(x_BLC: Tensor, { rope, ropeStart, memory }: SelfAttentionContext): Branch {
+  /** The layers that read the input. */
+  get readers(): readonly Linear[] {
+    return [this.matQkv];
+  }
+
+  forward(x_BLC: LayerInput, { rope, ropeStart, memory }: SelfAttentionContext): Branch {
     const { heads, scale } = this;
     const unitKeys = this.scaleMul !== null;
     const qkv_BL3C = this.matQkv.forwardWithBias(x_BLC, this.joinedBias());
@@ -106,7 +112,7 @@ export class SelfAttention extends BiasedAttention {
       cosine: unitKeys,
     });
     const o_BLC = attention(q_BLC, k_BLC, v_BLC, { heads, scale, range, sampleStride, unitKeys });
-    return (epilogue) => this.proj.forward(o_BLC, epilogue);
+    return { last: this.proj, input: o_BLC };
   }
 }
 
@@ -162,10 +168,15 @@ export class CrossAttention extends TextAttention {
     this.matQ = this.child('mat_q', new Linear(C, C, { init: inits.init }));
   }
 
+  /** The layers that read the input. */
+  get readers(): readonly Linear[] {
+    return [this.matQ];
+  }
+
   /** @param range i32 [B, 1, 2], the text rows of each sample */
-  forward(x_BLC: Tensor, text: TextKeysValues, range: Tensor): Branch {
+  forward(x_BLC: LayerInput, text: TextKeysValues, range: Tensor): Branch {
     const o_BLC = this.attend(this.matQ.forward(x_BLC), text, range);
-    return (epilogue) => this.proj.forward(o_BLC, epilogue);
+    return { last: this.proj, input: o_BLC };
   }
 }
 

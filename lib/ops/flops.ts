@@ -35,6 +35,8 @@ const products = new Map<number, readonly [Product, (command: Command) => number
     [
       [Op.linear, forward, one],
       [Op.linearPacked, forward, one],
+      [Op.linearMeasured, forward, one],
+      [Op.linearNormed, forward, one],
       [Op.linearBackwardInput, backwardInput, one],
       [Op.linearBackwardWeight, backwardWeight, one],
       [Op.bitHeadLoss, gaps, one],

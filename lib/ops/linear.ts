@@ -122,7 +122,7 @@ function sameKind(x: Tensor, w: Tensor): boolean {
 }
 
 /** Leading extents of y, then ones, then the features. */
-function gateFits(gate: Tensor, shape: readonly number[]): boolean {
+export function gateFits(gate: Tensor, shape: readonly number[]): boolean {
   const { shape: g } = gate;
   if (g.length !== shape.length || g[g.length - 1] !== shape[shape.length - 1]) return false;
   let axis = 0;

@@ -4,9 +4,10 @@
  */
 import { InfinityError, invalidArgument } from '../errors.js';
 import { normal } from '../nn/init.js';
-import { addBranch, type Branch, Linear } from '../nn/linear.js';
+import { Linear } from '../nn/linear.js';
 import { Module, type Tap } from '../nn/module.js';
 import { RmsNorm } from '../nn/norm.js';
+import { addBranch, type Branch } from '../nn/stream.js';
 import { attention } from '../ops/attention.js';
 import { mul } from '../ops/elementwise.js';
 import { embedding } from '../ops/embedding.js';
@@ -38,7 +39,7 @@ class T5Attention extends Module {
     const heads = this.config.num_heads;
     const [q, k, v] = [this.q.forward(x_BLC), this.k.forward(x_BLC), this.v.forward(x_BLC)];
     const o_BLI = attention(q, k, v, { heads, scale: 1, range, bias: bias_HLL });
-    return (epilogue) => this.o.forward(o_BLI, epilogue);
+    return { last: this.o, input: o_BLI };
   }
 }
 
@@ -57,7 +58,7 @@ class T5DenseGatedGelu extends Module {
 
   forward(x_BLC: Tensor): Branch {
     const h_BLF = mul(this.wi0.forward(x_BLC, { gelu: true }), this.wi1.forward(x_BLC));
-    return (epilogue) => this.wo.forward(h_BLF, epilogue);
+    return { last: this.wo, input: h_BLF };
   }
 }
 

@@ -4,12 +4,14 @@
  */
 import { CrossAttention, SelfAttention, type SelfAttentionContext, type TextKeysValues } from '../nn/attention.js';
 import { constant, type Init, normal, truncatedNormal } from '../nn/init.js';
-import { addBranch, type Branch, Linear } from '../nn/linear.js';
+import { type FoldedNorm, foldNorm, type LayerInput, Linear, tensorsOfNorm } from '../nn/linear.js';
 import { Module, type Tap, type WeightFormat } from '../nn/module.js';
 import { AdaLayerNorm, type AdaNorm, AdaRmsNorm, LayerNorm, type Norm, RmsNorm } from '../nn/norm.js';
+import { type Branch, extend, normalized, type Stream } from '../nn/stream.js';
 import { add, mul, silu, swiglu } from '../ops/elementwise.js';
+import { foldsNorms } from '../ops/linear_norm.js';
 import { cast, permute, reshape, unbind } from '../ops/shape.js';
-import { scope, type Tensor } from '../tensor.js';
+import { scope, Tensor, unscoped } from '../tensor.js';
 import { ffnHidden, type InfinityConfig, swigluHidden } from './config.js';
 
 /** Initial scale of the modulation: gains start near 0, so that a fresh block is close to the identity. */
@@ -45,11 +47,16 @@ class FeedForward extends Module {
     this.fc2 = this.child('fc2', new Linear(hidden, C, { init, bias: !gated }));
   }
 
-  forward(x_BLC: Tensor): Branch {
+  /** The layers that read the input. */
+  get readers(): readonly Linear[] {
+    return this.fcg ? [this.fcg, this.fc1] : [this.fc1];
+  }
+
+  forward(x_BLC: LayerInput): Branch {
     const h_BLF = this.fcg
       ? swiglu(this.fcg.forward(x_BLC), this.fc1.forward(x_BLC))
       : this.fc1.forward(x_BLC, { gelu: true });
-    return (epilogue) => this.fc2.forward(h_BLF, epilogue);
+    return { last: this.fc2, input: h_BLF };
   }
 }
 
@@ -59,10 +66,19 @@ export const partsFirst = (gss_B16C: Tensor): Tensor => permute(gss_B16C, [2, 0,
 /** Gains, scales and shifts of the two modulated sub-layers, each [B, 1, C], in the reference's order. */
 export type Modulation = readonly [g1: Tensor, g2: Tensor, s1: Tensor, s2: Tensor, t1: Tensor, t2: Tensor];
 
+/** The norms before the three sub-layers, as the products around them carry them out. */
+export interface FoldedNorms {
+  readonly sa: FoldedNorm;
+  readonly ca: FoldedNorm;
+  readonly ffn: FoldedNorm;
+}
+
 /** What a block knows of the prompt: the same at every scale. */
 export interface BlockCondition {
   readonly modulation: Modulation;
   readonly text: TextKeysValues;
+  /** Where it is left out, norms are kernels of their own. */
+  readonly folded?: FoldedNorms | undefined;
 }
 
 /** What a block knows of the scale it is run for. */
@@ -81,6 +97,10 @@ export class CrossAttnBlock extends Module {
   private readonly adaLin: Linear | null;
   /** Of a frozen block: `adaGss`, parts first, in the type of activations. */
   private roundedGss: Tensor | undefined;
+  /** Of a frozen block whose products carry out its norms: (1, 0), what a pair of scale and shift is added to. */
+  private neutral: Tensor | undefined;
+  /** Its cross attention's norm: the same for every prompt. */
+  private foldedCa: FoldedNorm | undefined;
   private readonly caGamma: Tensor | null;
   private readonly sa: SelfAttention;
   private readonly ca: CrossAttention;
@@ -110,14 +130,52 @@ export class CrossAttnBlock extends Module {
 
   /** @param cond the shared modulation [6, B, 1, C], or the condition [B, C] where each block owns its projection */
   modulation(cond: Tensor): Modulation {
+    return unbind(this.gss(cond), 0) as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor];
+  }
+
+  /** What drawing knows of the prompt. @param cond see `modulation` */
+  condition(cond: Tensor, text: TextKeysValues): BlockCondition {
+    const gss_6B1C = this.gss(cond);
+    const modulation = unbind(gss_6B1C, 0) as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor];
+    return { modulation, text, folded: this.neutral && this.fold(gss_6B1C, this.neutral) };
+  }
+
+  private gss(cond: Tensor): Tensor {
     const [B = 1, C = 1] = cond.shape;
-    const gss_6B1C = this.adaGss
+    return this.adaGss
       ? add(this.roundedGss ?? cast(partsFirst(this.adaGss), this.dtype), cond)
       : partsFirst(reshape(this.adaLin!.forward(silu(cond)), [B, 1, 6, C]));
-    return unbind(gss_6B1C, 0) as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor];
+  }
+
+  /** Scales and shifts are a pair for each norm, and the products that read the norm multiply both once a prompt. */
+  private fold(gss_6B1C: Tensor, neutral_21: Tensor): FoldedNorms {
+    const { ln } = this;
+    const [, B = 1, , C = 1] = gss_6B1C.shape;
+    const pairs_2B2C = permute(gss_6B1C.view([2, 2, B, C], 2 * B * C), [1, 2, 0, 3]);
+    const affine_2B2C = ln.affine(add(cast(pairs_2B2C, 'f32'), neutral_21));
+    const [sa, ffn] = unbind(affine_2B2C, 0) as [Tensor, Tensor];
+    return {
+      sa: foldNorm(ln, sa, this.sa.readers),
+      ca: this.foldCa(),
+      ffn: foldNorm(ln, ffn, this.ffn.readers),
+    };
+  }
+
+  private foldCa(): FoldedNorm {
+    if (this.foldedCa) return this.foldedCa;
+    const { device, caNorm, ca } = this;
+    // Later prompts read it too: one that is cancelled must not take its computation along.
+    const folded = device.withToken(null, () =>
+      unscoped(() => scope(() => foldNorm(caNorm, caNorm.affine(), ca.readers))),
+    );
+    for (const t of tensorsOfNorm(folded)) this.keep(t);
+    this.foldedCa = folded;
+    return folded;
   }
 
   protected override pack(_format: WeightFormat): void {
+    this.foldedCa = undefined;
+    this.neutral = foldsNorms(this.device) ? this.keep(Tensor.from([1, 0], [2, 1], 'f32', this.device)) : undefined;
     if (!this.adaGss) return;
     const gss_611C = scope(() => cast(partsFirst(this.adaGss!), this.dtype));
     this.roundedGss = this.keep(gss_611C);
@@ -128,23 +186,27 @@ export class CrossAttnBlock extends Module {
     return this.ca.keysValues(ca_NC);
   }
 
-  forward(x_BLC: Tensor, { modulation, text }: BlockCondition, ctx: BlockContext): Tensor {
+  /** @param next the norm that reads the result, where products carry it out */
+  forward(stream: Stream, { modulation, text, folded }: BlockCondition, ctx: BlockContext, next?: FoldedNorm): Stream {
     const { keep, tap } = ctx;
     const look = (name: string) => tap && ((value: Tensor) => tap(name, value));
     const [gain1, gain2, s1, s2, t1, t2] = modulation;
     const g1 = keep ? mul(gain1, keep.sa) : gain1;
     const g2 = keep ? mul(gain2, keep.ffn) : gain2;
 
-    const y_BLC = this.ln.forward(x_BLC, s1, t1);
-    tap?.('sa_in', y_BLC);
-    x_BLC = addBranch(x_BLC, this.sa.forward(y_BLC, ctx), g1, look('sa_out'));
     const gamma_11C = this.caGamma ? reshape(this.caGamma, [1, 1, this.caGamma.size]) : undefined;
-    x_BLC = addBranch(
-      x_BLC,
-      this.ca.forward(this.caNorm.forward(x_BLC), text, ctx.textRange),
-      gamma_11C,
-      look('ca_out'),
+
+    const y_BLC = normalized(stream, folded?.sa, (x_BLC) => this.ln.forward(x_BLC, s1, t1));
+    if (y_BLC instanceof Tensor) tap?.('sa_in', y_BLC);
+    const sa = this.sa.forward(y_BLC, ctx);
+    stream = extend(stream, sa, { gate: g1, look: look('sa_out'), next: folded?.ca });
+    const ca = this.ca.forward(
+      normalized(stream, folded?.ca, (x_BLC) => this.caNorm.forward(x_BLC)),
+      text,
+      ctx.textRange,
     );
-    return addBranch(x_BLC, this.ffn.forward(this.ln.forward(x_BLC, s2, t2)), g2, look('ffn_out'));
+    stream = extend(stream, ca, { gate: gamma_11C, look: look('ca_out'), next: folded?.ffn });
+    const ffn = this.ffn.forward(normalized(stream, folded?.ffn, (x_BLC) => this.ln.forward(x_BLC, s2, t2)));
+    return extend(stream, ffn, { gate: g2, look: look('ffn_out'), next });
   }
 }

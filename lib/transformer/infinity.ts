@@ -195,7 +195,7 @@ export class InfinityTransformer extends Module {
         const run = (x: Tensor) =>
           scope(() => {
             const known = { modulation: block.modulation(cond), text: block.textKeysValues(text.ca_NC) };
-            return block.forward(x, known, ctx);
+            return block.forward({ x_BLC: x }, known, ctx).x_BLC;
           });
         if (options.checkpointing) {
           const kept = Object.values(keep?.[i] ?? {});

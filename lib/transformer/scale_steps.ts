@@ -3,6 +3,7 @@
  * one draw a bit. Source: Infinity, infinity/models/infinity.py (autoregressive_infer_cfg).
  */
 import type { Tap } from '../nn/module.js';
+import { disposeStream, type Stream } from '../nn/stream.js';
 import type { UniformSource } from '../ops/bits.js';
 import { add, scale } from '../ops/elementwise.js';
 import { statistic } from '../ops/run.js';
@@ -96,22 +97,26 @@ export class ScaleSteps {
     const { all, own, start_R1C } = this.made!;
     const start = this.offsets[k]!;
     const { levels_KC } = this.inputs;
-    const stream: Tensor[] = [];
+    const made: Stream[] = [];
     try {
-      let x_RLC = before?.next_RLC ?? start_R1C;
+      let stream: Stream = { x_BLC: before?.next_RLC ?? start_R1C };
       for (const [i, block] of model.blocks.entries()) {
-        const entered = x_RLC;
-        x_RLC = await submission.part(() => {
-          const { blocks, textRange } = entered.shape[0] === form.images ? own : all;
+        const entered = stream;
+        stream = await submission.part(() => {
+          const { blocks, textRange } = entered.x_BLC.shape[0] === form.images ? own : all;
           const memory = this.cache.memory(i, start);
           const level_1C = levels_KC.view([1, levels_KC.shape[1]!], k * levels_KC.shape[1]!);
-          const x = model.addsLevelBefore(i) ? add(entered, level_1C) : entered;
+          const x = model.addsLevelBefore(i) ? { x_BLC: add(entered.x_BLC, level_1C) } : entered;
           const ctx = { rope: this.rope, ropeStart: start, memory, textRange };
-          return form.guidance.afterBlock(block.forward(x, blocks[i]!, ctx), i, k, form.images);
+          const next = model.addsLevelBefore(i + 1) ? undefined : blocks[i + 1]?.folded?.sa;
+          const y = block.forward(x, blocks[i]!, ctx, next);
+          const x_RLC = form.guidance.afterBlock(y.x_BLC, i, k, form.images);
+          return x_RLC === y.x_BLC ? y : { x_BLC: x_RLC };
         });
-        stream.pop()?.dispose();
-        stream.push(x_RLC);
+        for (const passed of made.splice(0)) disposeStream(passed);
+        made.push(stream);
       }
+      const { x_BLC: x_RLC } = stream;
       return await submission.part(() => {
         const bits = this.force(this.classify(x_RLC, k), k);
         const drawn_BHWd = this.addCodes(bits, k, before?.sum_BHWd);
@@ -123,7 +128,7 @@ export class ScaleSteps {
         };
       });
     } finally {
-      for (const t of stream) t.dispose();
+      for (const passed of made) disposeStream(passed);
     }
   }
 

@@ -102,6 +102,10 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   };
   const int steps = (work.last - work.first + Tile::kDepth - 1) / Tile::kDepth;
   for (int s = 0; s < Tile::kStages - 1; ++s) copyStage(s, s);
+  // While the copies are on their way.
+  __shared__ RowFact rowFacts[Epilogue::kRowFacts ? Tile::kRows : 1];
+  if constexpr (Epilogue::kRowFacts)
+    epilogue.rows.template facts<Tile::kRows, Tile::kThreads>(static_cast<int>(threadIdx.x), work.row, rowFacts);
 
   int now = 0, next = Tile::kStages - 1;
   for (int step = 0; step < steps; ++step) {
@@ -142,12 +146,16 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   // Through shared memory, sixteen rows of a warp at a time: each lane leaves with neighbours of one row.
   constexpr int kPitch = Tile::kUnitColumns + 8, W = 4, lanesOfRow = Tile::kUnitColumns / W;
   static_assert(Tile::kThreads / kWarp * kFragment * kPitch * sizeof(float) <= Tile::kSharedBytes, "fits");
-  float* const slab = reinterpret_cast<float*>(stages) + warp * kFragment * kPitch;
-  const auto finish = epilogue.select(work);
+  constexpr int kSlabElements = kFragment * kPitch;
+  float* const slab = reinterpret_cast<float*>(stages) + warp * kSlabElements;
+  const auto finish = selectEpilogue(epilogue, work, RowFacts{rowFacts, work.row});
   const int group = lane / 4, pairOf = lane % 4 * 2;
-  constexpr bool kMoments = Epilogue::kMoments && Tile::kUnitRows % kMomentRows == 0;
+  constexpr bool kMoments = Epilogue::kMoments && Tile::kUnitRows % kMomentRun == 0;
   constexpr int kOwnColumns = (Tile::kUnitColumns + kWarp - 1) / kWarp;
-  [[maybe_unused]] ColumnMoments moments[kOwnColumns] = {};
+  [[maybe_unused]] RunMoments moments[kOwnColumns] = {};
+  // Neighbouring warps share runs that are wider than their columns.
+  constexpr bool kRowMoments = Epilogue::kRowMoments && Tile::kColumns % kMomentRun == 0;
+  constexpr int kSharing = Tile::kUnitColumns < kMomentRun ? kMomentRun / Tile::kUnitColumns : 1;
 #pragma unroll
   for (int i = 0; i < MI; ++i) {
     const int firstRow = work.row + unitRow + i * kFragment;
@@ -164,19 +172,33 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
       if (row < grid.rows && column < grid.columns) {
         Pack<float, W> out = loadPack<W>(slab + ofSlab * kPitch + ofUnit);
         finish(row, column, out.v);
-        if constexpr (kMoments) storePack(slab + ofSlab * kPitch + ofUnit, out);
+        if constexpr (kMoments || kRowMoments) storePack(slab + ofSlab * kPitch + ofUnit, out);
       }
     }
     __syncwarp();
+    if constexpr (kRowMoments) {
+      const int first = warp % kSharing;
+      const auto at = [&](int r, int c) {
+        return slab + (c / Tile::kUnitColumns - first) * kSlabElements + r * kPitch + c % Tile::kUnitColumns;
+      };
+      if constexpr (kSharing > 1) __syncthreads();
+      leaveRowMoments<kFragment, Tile::kUnitColumns * kSharing, kWarp * kSharing>(
+          finish, first * kWarp + lane, firstRow, work.column + unitColumn - first * Tile::kUnitColumns, grid.rows,
+          grid.columns, at);
+      if constexpr (kSharing > 1)
+        __syncthreads();
+      else
+        __syncwarp();
+    }
     if constexpr (kMoments) {
-      const bool starts = i * kFragment % kMomentRows == 0, ends = (i + 1) * kFragment % kMomentRows == 0;
+      const bool starts = i * kFragment % kMomentRun == 0, ends = (i + 1) * kFragment % kMomentRun == 0;
 #pragma unroll
       for (int c = 0; c < kOwnColumns; ++c) {
         const int ofUnit = c * kWarp + lane, column = work.column + unitColumn + ofUnit;
         if (ofUnit >= Tile::kUnitColumns || firstRow >= grid.rows || column >= grid.columns) continue;
 #pragma unroll
         for (int r = 0; r < kFragment; ++r) moments[c].add(slab[r * kPitch + ofUnit], starts && r == 0);
-        if (ends) finish.moments(firstRow + kFragment - kMomentRows, column, moments[c]);
+        if (ends) finish.moments(firstRow + kFragment - kMomentRun, column, moments[c]);
       }
       __syncwarp();
     }

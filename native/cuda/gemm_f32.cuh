@@ -108,6 +108,11 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   const int unitRow = static_cast<int>(threadIdx.x) / across, unitColumn = static_cast<int>(threadIdx.x) % across;
 
   float sum[TM][TN] = {};
+  __shared__ RowFact rowFacts[Epilogue::kRowFacts ? Tile::kRows : 1];
+  if constexpr (Epilogue::kRowFacts) {
+    epilogue.rows.template facts<Tile::kRows, Tile::kThreads>(static_cast<int>(threadIdx.x), work.row, rowFacts);
+    __syncthreads();
+  }
   static_assert(TM <= across, "a thread for each row's sum");
   float rowSum = 0;  // of the thread's row number unitColumn
   const bool sumRows = Epilogue::kRowSums && work.firstColumns;
@@ -152,8 +157,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     }
   }
 
-  constexpr bool kMoments = Epilogue::kMoments && Tile::kRows % kMomentRows == 0;
-  const auto finish = epilogue.select(work);
+  constexpr bool kMoments = Epilogue::kMoments && Tile::kRows % kMomentRun == 0;
+  constexpr bool kRowMoments = Epilogue::kRowMoments && Tile::kColumns % kMomentRun == 0;
+  const auto finish = selectEpilogue(epilogue, work, RowFacts{rowFacts, work.row});
 #pragma unroll
   for (int i = 0; i < TM; ++i) {
     const int row = work.row + OwnRows::at(unitRow, i);
@@ -166,7 +172,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 #pragma unroll
       for (int e = 0; e < OwnColumns::kPack; ++e) out[e] = sum[i][j + e];
       finish(row, column, out);
-      if constexpr (kMoments) {
+      if constexpr (kMoments || kRowMoments) {
 #pragma unroll
         for (int e = 0; e < OwnColumns::kPack; ++e) sum[i][j + e] = out[e];
       }
@@ -175,14 +181,14 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       if (sumRows && unitColumn == i) finish.rowSum(row, rowSum);
     }
   }
-  if constexpr (kMoments) {
-    // Through shared memory, a slab of rows at a time: each thread goes down a column.
+  if constexpr (kMoments || kRowMoments) {
+    // Through shared memory, a slab of rows at a time: each thread goes down a column, or along a run of a row.
     constexpr int kSlab = 16;
     static_assert(kSlab * Tile::kColumns <= Tile::kDepth * StageA::kPitch * 2, "fits");
-    static_assert(Tile::kColumns <= Tile::kThreads, "a thread for each column");
+    static_assert(!kMoments || Tile::kColumns <= Tile::kThreads, "a thread for each column");
     float* const slab = sharedA[0];
     const int ofTile = static_cast<int>(threadIdx.x), column = work.column + ofTile;
-    ColumnMoments moments = {};
+    RunMoments moments = {};
 #pragma unroll 1
     for (int first = 0; first < Tile::kRows; first += kSlab) {
       __syncthreads();
@@ -194,12 +200,19 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
         for (int j = 0; j < TN; ++j) slab[ofSlab * Tile::kColumns + OwnColumns::at(unitColumn, j)] = sum[i][j];
       }
       __syncthreads();
-      if (ofTile >= Tile::kColumns || work.row + first >= grid.rows || column >= grid.columns) continue;
+      if constexpr (kRowMoments) {
+        const auto at = [&](int r, int c) { return slab + r * Tile::kColumns + c; };
+        leaveRowMoments<kSlab, Tile::kColumns, Tile::kThreads>(finish, ofTile, work.row + first, work.column, grid.rows,
+                                                               grid.columns, at);
+      }
+      if constexpr (kMoments) {
+        if (ofTile >= Tile::kColumns || work.row + first >= grid.rows || column >= grid.columns) continue;
 #pragma unroll
-      for (int r = 0; r < kSlab; ++r)
-        moments.add(slab[r * Tile::kColumns + ofTile], r == 0 && first % kMomentRows == 0);
-      const int end = first + kSlab;
-      if (end % kMomentRows == 0) finish.moments(work.row + end - kMomentRows, column, moments);
+        for (int r = 0; r < kSlab; ++r)
+          moments.add(slab[r * Tile::kColumns + ofTile], r == 0 && first % kMomentRun == 0);
+        const int end = first + kSlab;
+        if (end % kMomentRun == 0) finish.moments(work.row + end - kMomentRun, column, moments);
+      }
     }
   }
 }

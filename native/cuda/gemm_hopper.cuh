@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "cuda/hopper.cuh"
+#include "cuda/moments.cuh"
 #include "cuda/operands.cuh"
 #include "cuda/product.h"
 #include "cuda/reduce.cuh"
@@ -104,10 +105,21 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     takeRegisters<232>();
     const int unit = group - 1, warp = thread / kWarp - kWarpgroup / kWarp, lane = thread % kWarp;
     const int unitRow = unit / across * Tile::kUnitRows, unitColumn = unit % across * N;
+    __shared__ RowFact allFacts[Epilogue::kRowFacts ? Tile::kComputingWarps : 1][Tile::kSlabRows];
+    RowFact* const rowFacts = allFacts[Epilogue::kRowFacts ? warp : 0];
+    constexpr int kFactSteps = MeasuredRows::kLanes * Tile::kSlabRows / kWarp;
     float sum[N / 2] = {}, rowSum[4] = {};
     const uint64_t onesMatrix = matrixDescriptor(sharedAddress(ones), 128, 256, MatrixSwizzle::none);
     const auto release = [&](int stage) {
       if (lane == 0) arrive(empty + stage);
+    };
+    const auto firstRowOf = [&](const BlockWork& work) { return work.row + unitRow + warp % 4 * Tile::kSlabRows; };
+    const auto workOutFacts = [&](int step, const BlockWork& work) {
+      if constexpr (Epilogue::kRowFacts) {
+        constexpr int kAtOnce = Tile::kSlabRows / kFactSteps;
+        const int first = step * kAtOnce;
+        epilogue.rows.template facts<kAtOnce, kWarp>(lane, firstRowOf(work) + first, rowFacts + first);
+      }
     };
     for (int item = static_cast<int>(blockIdx.x); item < all; item += static_cast<int>(gridDim.x)) {
       const BlockWork work = workOf(item);
@@ -125,12 +137,15 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
           if constexpr (Epilogue::kRowSums) multiply<8, !SumFastA, false>(rowSum, left, onesMatrix, step > 0 || k > 0);
         }
         commitProducts();
+        // A few rows a step, while it is multiplied.
+        if (step < kFactSteps) workOutFacts(step, work);
         // The products of the step before are done, those of this one go on.
         waitProducts<1>();
         if (step > 0) release(before);
         before = place.stage;
       }
       waitProducts<0>();
+      for (int step = stepsOf(work); step < kFactSteps; ++step) workOutFacts(step, work);
       holdSums(sum);
       if constexpr (Epilogue::kRowSums) holdSums(rowSum);
       release(before);
@@ -138,9 +153,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
       // Through shared memory, sixteen rows of a warp and 32 columns at a time: lanes leave with neighbours of one row.
       constexpr int kPitch = Tile::kSlabPitch, W = 4, lanesOfRow = Tile::kSlabColumns / W;
       float* const slab = slabs + warp * Tile::kSlabRows * kPitch;
-      const auto finish = epilogue.select(work);
       const int line = lane / 4, pairOf = lane % 4 * 2;
-      const int firstRow = work.row + unitRow + warp % 4 * Tile::kSlabRows;
+      const int firstRow = firstRowOf(work);
+      const auto finish = selectEpilogue(epilogue, work, RowFacts{rowFacts, firstRow});
 #pragma unroll
       for (int c = 0; c < N; c += Tile::kSlabColumns) {
 #pragma unroll
@@ -157,9 +172,17 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
           if (row < grid.rows && column < grid.columns) {
             Pack<float, W> out = loadPack<W>(slab + ofSlab * kPitch + ofUnit);
             finish(row, column, out.v);
+            if constexpr (Epilogue::kRowMoments) storePack(slab + ofSlab * kPitch + ofUnit, out);
           }
         }
         __syncwarp();
+        if constexpr (Epilogue::kRowMoments) {
+          static_assert(Tile::kSlabColumns % kMomentRun == 0, "a slab has whole runs");
+          const auto at = [&](int r, int c) { return slab + r * kPitch + c; };
+          leaveRowMoments<Tile::kSlabRows, Tile::kSlabColumns, kWarp>(
+              finish, lane, firstRow, work.column + unitColumn + c, grid.rows, grid.columns, at);
+          __syncwarp();
+        }
       }
       if constexpr (Epilogue::kRowSums) {
         if (work.firstColumns && lane % 4 == 0) {

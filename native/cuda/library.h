@@ -38,7 +38,8 @@ struct CallFailure {
 // What a card is opened with.
 struct CardOptions {
   int ordinal = 0;
-  // false: a product or an attention goes whichever way was measured to be the fastest for its description, cuBLASLt among them.
+  // false: a product or an attention goes whichever way was measured to be the fastest for its description, cuBLASLt
+  // among them.
   bool deterministic = true;
   const char* products = "";  // name of the one way of all that it can serve; "": by rule or by measurement
   const char* cublaslt = "";  // path of cuBLASLt; "": where the system finds it. Opened where products may take it.

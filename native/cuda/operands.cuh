@@ -121,7 +121,9 @@ __device__ __forceinline__ BlockWork blockWork(const ProductGrid& g, int tileRow
   return tileWork(g, static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y), tileRows, tileColumns);
 }
 
-// ---- what epilogues read and write
+// ---- what epilogues read and write; what they leave besides, and what they have to know, is told by four constants:
+// kRowSums of A, kMoments of columns of the result, kRowMoments of its rows; kRowFacts: they are selected with a fact
+// of each row of the tile, which their `rows` works out.
 
 // A tensor of f32 or bf16 as floats; `data` null: left out.
 struct Floats {
@@ -180,10 +182,20 @@ inline bool inQuads(const TensorView& t, int64_t columns) {
          reinterpret_cast<uintptr_t>(t.data) % (kEpilogueWidth * dtypeBytes(t.dtype)) == 0;
 }
 
+// The epilogue of a block's work, with the facts of its rows where it has to know them.
+template <class Epilogue, class Facts>
+__device__ __forceinline__ decltype(auto) selectEpilogue(const Epilogue& epilogue, const BlockWork& work,
+                                                         const Facts& facts) {
+  if constexpr (Epilogue::kRowFacts)
+    return epilogue.select(work, facts);
+  else
+    return epilogue.select(work);
+}
+
 // Partial results of pieces, or a whole result when there is one piece, [piece, rows, columns] in f32; and the sums of
 // A's rows beside them, [piece, rows].
 struct PartialSums {
-  static constexpr bool kRowSums = true, kMoments = false;
+  static constexpr bool kRowSums = true, kMoments = false, kRowMoments = false, kRowFacts = false;
   float* data;
   float* rowSums;
   int rows, columns;

@@ -14,6 +14,7 @@ struct ProductShape {
   int64_t rows, columns, sums;
   int64_t parts = 1;
   int64_t together = 1;  // rows that belong into one tile
+  int64_t columnsTogether = 1;
 };
 
 // What a block computes, and how. A unit is a thread where products are plain multiply-adds (f32) and a warp where they
@@ -172,7 +173,8 @@ ProductPlan planProduct(const ProductShape& s, const DeviceFacts& device, int sp
   double least = 0;
   for (int i = 0; i < Tiles::kCount; ++i) {
     const TileFacts& tile = Tiles::kFacts[i];
-    if (tile.sharedBytes > device.sharedBytes || tile.rows % s.together != 0) continue;
+    if (tile.sharedBytes > device.sharedBytes || tile.rows % s.together != 0 || tile.columns % s.columnsTogether != 0)
+      continue;
     const int64_t blocks = ceilDiv(s.rows, tile.rows) * ceilDiv(s.columns, tile.columns) * s.parts * pieces.count;
     const double work = ceilDiv(blocks, device.processors) * (tile.rows * tile.columns / tile.rate);
     if (best.blocks == 0 || work < least) {

@@ -26,6 +26,7 @@ struct ProductCase {
   Part bias = Part::none, residual = Part::none, gate = Part::none;
   bool gelu = false;
   bool rowSums = false;  // of A, a result beside the product
+  bool norm = false;     // leaves moments for a norm, or carries one out
 };
 
 constexpr size_t kAlignedBytes = 16;
@@ -44,7 +45,7 @@ inline ProductCase productCase(const char* op, int64_t rows, int64_t columns, in
 inline bool operator<(const ProductCase& x, const ProductCase& y) {
   const auto tied = [](const ProductCase& c) {
     return std::make_tuple(std::string_view(c.op), c.rows, c.columns, c.sums, c.a, c.b, c.out, c.aligned, c.lieA,
-                           c.lieB, c.bias, c.residual, c.gate, c.gelu, c.rowSums);
+                           c.lieB, c.bias, c.residual, c.gate, c.gelu, c.rowSums, c.norm);
   };
   return tied(x) < tied(y);
 }

@@ -13,6 +13,7 @@
 #include "cuda/gemm_hopper.cuh"
 #include "tests/expect.h"
 #include "tests/plans.h"
+#include "tests/row_norms.h"
 
 namespace {
 
@@ -45,7 +46,7 @@ double element(const Matrix& of, int m, int k, int rows, int sums) {
 }
 
 struct Finished {
-  static constexpr bool kRowSums = false, kMoments = false;
+  static constexpr bool kRowSums = false, kMoments = false, kRowMoments = false, kRowFacts = false;
   Floats y;
   int columns;
   __device__ const Finished& select(const BlockWork&) const { return *this; }
@@ -112,6 +113,25 @@ void everyTileIsRight(const Size& s) {
       EXPECT(std::abs(sum - want[i]) <= s.sums * 0x1p-22);
     }
   }
+}
+
+// Few blocks: each takes several tiles.
+void everyTileNormsRows(int rows, int columns, int sums) {
+  const Matrix a(int64_t{rows} * sums), b(int64_t{columns} * sums);
+  DeviceFacts card = kH200;
+  card.processors = 2;
+  everyTileNormsAlike<TilesWarpgroups>(rows, columns, sums,
+                                       [&](const ProductShape& shape, const ProductPlan& plan, const auto& epilogue) {
+                                         std::atomic<uint64_t> launches{0};
+                                         CallFailure failure;
+                                         KernelArgs call{};
+                                         call.launches = &launches;
+                                         call.device = &card;
+                                         call.failure = &failure;
+                                         launchWarpgroups(call, "product", shape, plan, loader<true>(a, rows, sums),
+                                                          loader<true>(b, columns, sums), epilogue);
+                                         EXPECT(!failure.code && launches == 1);
+                                       });
 }
 
 void plansAreSensible() {
@@ -234,4 +254,7 @@ int main() {
   everyTileIsRight<true, false>({9, 136, 584, 1, 1});
   everyTileIsRight<false, false>({136, 264, 72, 1, 3});
   everyTileIsRight<false, false>({72, 16, 600, 3, 2});
+  everyTileNormsRows(5, 40, 8);
+  everyTileNormsRows(130, 300, 200);
+  everyTileNormsRows(70, 72, 520);
 }

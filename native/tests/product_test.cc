@@ -3,6 +3,7 @@
 // sizes.
 #include "tests/simt.cc"
 // Above: what the headers below take from the CUDA language.
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -11,6 +12,7 @@
 #include "cuda/gemm.cuh"
 #include "tests/expect.h"
 #include "tests/plans.h"
+#include "tests/row_norms.h"
 
 namespace {
 
@@ -123,7 +125,7 @@ void everyLayoutIsRight() {
 
 // Leaves results and their moments, [run][mean, squared deviations][columns].
 struct Measured {
-  static constexpr bool kRowSums = false, kMoments = true;
+  static constexpr bool kRowSums = false, kMoments = true, kRowMoments = false, kRowFacts = false;
   float *results, *runs;
   int columns;
 
@@ -135,9 +137,9 @@ struct Measured {
       if (column + i < columns) results[row * columns + column + i] = v[i];
     }
   }
-  void moments(int row, int column, const ColumnMoments& of) const {
-    EXPECT(row % kMomentRows == 0 && column < columns);
-    float* to = runs + row / kMomentRows * 2 * columns + column;
+  void moments(int row, int column, const RunMoments& of) const {
+    EXPECT(row % kMomentRun == 0 && column < columns);
+    float* to = runs + row / kMomentRun * 2 * columns + column;
     EXPECT(std::isnan(to[0]));  // left once
     to[0] = of.mean();
     to[columns] = of.deviation();
@@ -150,16 +152,16 @@ void everyTileMeasuresAlike() {
   const int sizes[][3] = {{32, 1, 24}, {96, 33, 40}, {160, 260, 8}};
   for (const auto& [rows, columns, sums] : sizes) {
     const auto a = drawn<T>(int64_t{rows} * sums), b = drawn<T>(int64_t{columns} * sums);
-    const ProductShape shape = {rows, columns, sums, 1, kMomentRows};
+    const ProductShape shape = {rows, columns, sums, 1, kMomentRun};
     std::vector<float> first;
     for (int tile = 0; tile < Tiles::kCount; ++tile) {
-      if (Tiles::kFacts[tile].rows % kMomentRows != 0) continue;
+      if (Tiles::kFacts[tile].rows % kMomentRun != 0) continue;
       ProductPlan plan = planProduct<Tiles>(shape, kH200);
-      EXPECT(plan.tile.rows % kMomentRows == 0);
+      EXPECT(plan.tile.rows % kMomentRun == 0);
       plan.tile = Tiles::kFacts[tile];
       plan.index = tile;
       std::vector<float> results(static_cast<size_t>(rows) * columns, NAN);
-      std::vector<float> runs(static_cast<size_t>(rows / kMomentRows) * 2 * columns, NAN);
+      std::vector<float> runs(static_cast<size_t>(rows / kMomentRun) * 2 * columns, NAN);
       std::atomic<uint64_t> launches{0};
       KernelArgs call{};
       call.launches = &launches;
@@ -167,19 +169,33 @@ void everyTileMeasuresAlike() {
                     matrixRows<T>(b.data(), columns, sums), Measured{results.data(), runs.data(), columns});
       if (first.empty()) first = runs;
       EXPECT(!std::memcmp(first.data(), runs.data(), runs.size() * sizeof(float)));
-      for (int run = 0; run < rows / kMomentRows; ++run) {
+      for (int run = 0; run < rows / kMomentRun; ++run) {
         for (int n = 0; n < columns; ++n) {
-          const float* column = results.data() + run * kMomentRows * columns + n;
+          const float* column = results.data() + run * kMomentRun * columns + n;
           double mean = 0, deviation = 0;
-          for (int r = 0; r < kMomentRows; ++r) mean += column[r * columns] / double{kMomentRows};
-          for (int r = 0; r < kMomentRows; ++r)
-            deviation += (column[r * columns] - mean) * (column[r * columns] - mean);
+          for (int r = 0; r < kMomentRun; ++r) mean += column[r * columns] / double{kMomentRun};
+          for (int r = 0; r < kMomentRun; ++r) deviation += (column[r * columns] - mean) * (column[r * columns] - mean);
           const float* got = runs.data() + run * 2 * columns + n;
           EXPECT(std::abs(got[0] - mean) <= 0x1p-20 * std::sqrt(deviation));
           EXPECT(std::abs(got[columns] - deviation) <= 0x1p-18 * deviation);
         }
       }
     }
+  }
+}
+
+template <class T>
+void everyTileNormsRows() {
+  for (const auto& [rows, columns, sums] : {std::array{1, 1, 8}, {3, 32, 24}, {37, 70, 40}, {131, 270, 8}}) {
+    const auto a = drawn<T>(int64_t{rows} * sums), b = drawn<T>(int64_t{columns} * sums);
+    everyTileNormsAlike<TilesFor<T>>(
+        rows, columns, sums, [&](const ProductShape& shape, const ProductPlan& plan, const auto& epilogue) {
+          std::atomic<uint64_t> launches{0};
+          KernelArgs call{};
+          call.launches = &launches;
+          launchProduct(call, "product", shape, plan, matrixRows<T>(a.data(), shape.rows, shape.sums),
+                        matrixRows<T>(b.data(), shape.columns, shape.sums), epilogue);
+        });
   }
 }
 
@@ -192,4 +208,6 @@ int main() {
   everyLayoutIsRight<bf16, bf16>();
   everyTileMeasuresAlike<float>();
   everyTileMeasuresAlike<bf16>();
+  everyTileNormsRows<float>();
+  everyTileNormsRows<bf16>();
 }

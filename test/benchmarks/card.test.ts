@@ -108,7 +108,7 @@ describe('benchmarks of a card', () => {
       ['kernels', kernels, casesOf(true).kernels.length + 3],
       ['block', block, 2 + casesOf(true).block.scales],
       ['ways', ways, 2 + 2 * casesOf(true).kernels.filter(isProduct).length],
-      ['pictures', pictures, 2 * (2 + 2 + casesOf(true).pictures[0]!.scales + 4)],
+      ['pictures', pictures, 2 * (2 + 2 + casesOf(true).pictures[0]!.scales + 5)],
       ['train', train, 2 + 4],
     ] as const)
       it(`${name}: every figure is a number, every time and its floor above 0`, async () => {

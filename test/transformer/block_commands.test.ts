@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
 import { placed } from '../../lib/nn/module.js';
+import { disposeStream, type Stream } from '../../lib/nn/stream.js';
 import { Op } from '../../lib/ops/generated.js';
 import { scope, Tensor } from '../../lib/tensor.js';
 import type { BlockCondition } from '../../lib/transformer/block.js';
+import { tensorsOf } from '../../lib/transformer/conditions.js';
 import { parseInfinityConfig } from '../../lib/transformer/config.js';
 import { InfinityTransformer } from '../../lib/transformer/infinity.js';
 import { KvCache, kvExtents } from '../../lib/transformer/kv_cache.js';
@@ -14,7 +16,7 @@ const named = (counts: ReadonlyMap<number, number>) =>
   Object.fromEntries([...counts].map(([id, n]) => [NAMES.get(id)!, n] as const).sort());
 
 describe('commands of a frozen block on a card', () => {
-  it('are products, attention and norms: everything else is in an epilogue', async function () {
+  it('are products and attention: everything else, norms among it, is in an epilogue', async function () {
     if (!process.env.NODE_INFINITY_CUDA_LIBRARY) this.skip(); // no card and none emulated
     const device = isaDevice(CUDA);
     const live = device.stats().liveTensors;
@@ -45,20 +47,31 @@ describe('commands of a frozen block on a card', () => {
     const [x, cond, ca] = [given([rows, tokens, C]), given([6, rows, 1, C]), given([2 * texts, C])];
     const textRange = Tensor.from(ranges, [rows, 1, 2], 'i32', device);
     const rope = model.rope(schedule);
-    let known: BlockCondition | undefined;
-    const conditions = countCommands(device, () => {
-      known = scope(() => ({ modulation: block!.modulation(cond), text: block!.textKeysValues(ca) }));
-    });
-    assert.deepEqual(named(conditions), { add: 1, linear: 1, slice: 2 });
-    const forward = countCommands(device, () => {
-      scope(() => {
-        block!.forward(x, known!, { rope, ropeStart: 1, memory: cache.memory(0, 1), textRange });
+    const known: BlockCondition[] = [];
+    const condition = () =>
+      countCommands(device, () => {
+        known.push(scope(() => block!.condition(cond, block!.textKeysValues(ca))));
       });
-    });
-    assert.deepEqual(named(forward), { ada_norm: 2, attention: 2, layer_norm: 1, linear: 6, qkv_append: 1 });
+    const prompt = { add: 2, cast: 1, permute: 1, slice: 2 };
+    assert.deepEqual(named(condition()), { ...prompt, linear: 4, write_slice: 2 });
+    assert.deepEqual(named(condition()), { ...prompt, linear: 3 }); // what every prompt shares is kept
+
+    const streams: Stream[] = [{ x_BLC: x }];
+    const { sa } = known[0]!.folded!;
+    const forward = (next?: typeof sa) =>
+      countCommands(device, () => {
+        const ctx = { rope, ropeStart: 1, memory: cache.memory(0, 1), textRange };
+        streams.push(scope(() => block!.forward(streams.at(-1)!, known[0]!, ctx, next)));
+      });
+    const always = { attention: 2, qkv_append: 1 };
+    // The first block of a scale, those behind it, and the last one.
+    assert.deepEqual(named(forward(sa)), { ...always, ada_norm: 1, linear: 1, linear_measured: 3, linear_normed: 2 });
+    assert.deepEqual(named(forward(sa)), { ...always, linear_measured: 3, linear_normed: 3 });
+    assert.deepEqual(named(forward()), { ...always, linear: 1, linear_measured: 2, linear_normed: 3 });
     await device.sync();
-    for (const t of [x, cond, ca, textRange, cache, model, ...known!.modulation, ...Object.values(known!.text)])
-      t.dispose();
+    for (const stream of streams) disposeStream(stream);
+    for (const t of tensorsOf({ blocks: known, head: [cond, ca], textRange })) t.dispose();
+    for (const resource of [cache, model]) resource.dispose();
     assert.equal(device.stats().liveTensors, live);
   });
 });

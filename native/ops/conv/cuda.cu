@@ -39,7 +39,7 @@ template <class Epilogue>
 void convolve(const KernelArgs& a, const char* name, const TensorView& in, const PixelGrid& from, const TensorView& w,
               const WeightStrides& strides, const Phases& phases, int64_t parts, const Epilogue& epilogue) {
   const int64_t columns = epilogue.picture.channels, taps = phases.phase[0].taps();
-  const ProductShape shape = {from.count, columns, taps * in.cols(), parts, Epilogue::kMoments ? kMomentRows : 1};
+  const ProductShape shape = {from.count, columns, taps * in.cols(), parts, Epilogue::kMoments ? kMomentRun : 1};
   withElement(in.dtype, [&](auto element) {
     using T = decltype(element);
     T* ordered = a.scratchAs<T>();
@@ -141,7 +141,7 @@ struct StatsPlan {
   size_t ordered, rows;  // bytes of scratch: weights, then moments of runs, then those of runs of runs
 
   StatsPlan(const TensorView& y, int64_t parts, size_t weights)
-      : runs(y.rows() / y.dims[0] / parts % kMomentRows == 0 ? y.rows() / y.dims[0] / parts / kMomentRows : 0),
+      : runs(y.rows() / y.dims[0] / parts % kMomentRun == 0 ? y.rows() / y.dims[0] / parts / kMomentRun : 0),
         parts(parts),
         tiles(runs > 0 ? momentTiles(y.dims[0], parts * runs, y.cols()) : pixelTiles(y)),
         ordered(ceilDiv(weights, 256) * 256),

@@ -158,7 +158,7 @@ NeighbourhoodColumns<T> neighbourhoodColumns(const TensorView& t, const PixelGri
 
 // Sums of a position leave for its pixel, with the bias of their channel and what the residual has there.
 struct PixelEpilogue {
-  static constexpr bool kRowSums = false, kMoments = false;
+  static constexpr bool kRowSums = false, kMoments = false, kRowMoments = false, kRowFacts = false;
   PictureOf<void> picture;
   PixelGrid grid;
   Floats y, bias, residual;
@@ -222,8 +222,8 @@ struct MeasuredPixels : PixelEpilogue {
 #pragma unroll
     for (int i = 0; i < W; ++i) v[i] = toFloat(fromFloat<bf16>(v[i]));
   }
-  __device__ __forceinline__ void moments(int row, int column, const ColumnMoments& of) const {
-    const int run = row / kMomentRows, sample = static_cast<int>(runs.divide(static_cast<uint32_t>(run)));
+  __device__ __forceinline__ void moments(int row, int column, const RunMoments& of) const {
+    const int run = row / kMomentRun, sample = static_cast<int>(runs.divide(static_cast<uint32_t>(run)));
     const int inPart = run - sample * static_cast<int>(runs.value);
     float* const to =
         rows +

@@ -42,7 +42,7 @@ struct PixelRows {
 template <bool Packed>
 struct MomentsOfRows {
   using Element = float;
-  static constexpr int kPixels = kMomentRows;
+  static constexpr int kPixels = kMomentRun;
   const float* data;
 
   template <int V>
@@ -165,7 +165,7 @@ inline void launchStats(const KernelArgs& a, const TensorView& x, uint32_t group
   });
 }
 
-// Of pictures of which [sample][row][mean, squared deviations][channels] is known for every kMomentRows pixels.
+// Of pictures of which [sample][row][mean, squared deviations][channels] is known for every kMomentRun pixels.
 inline ColumnTiles momentTiles(int64_t samples, int64_t rows, int64_t channels) {
   return {samples, rows, channels, DType::f32, kMostPixelBlocks};
 }

@@ -156,6 +156,8 @@ export class SampleRun {
 export async function sample(c: GoldenCase): Promise<void> {
   const fields = c.fields<SampleFields>();
   using model = await loadTransformer(c);
+  // As pictures are drawn.
+  model.freeze('f32');
   const text = textFeatures(c);
   const negative = c.has('neg_kv_compact') ? textFeatures(c, 'neg_') : undefined;
   const run = new SampleRun(c, fields, model);
