@@ -1,5 +1,6 @@
 /** Attention on a card and the preparation of its operands, in bf16. */
-import { attention, qkvAppend } from '../../lib/ops/attention.js';
+import type { Device } from '../../lib/device.js';
+import { attention, qkvAppend, qkvPrep } from '../../lib/ops/attention.js';
 import { Op } from '../../lib/ops/generated.js';
 import { run, shaped } from '../../lib/ops/run.js';
 import { Tensor } from '../../lib/tensor.js';
@@ -29,6 +30,26 @@ function visible({ batch, queries, keys, form, scales = 1 }: AttentionCase): {
   };
 }
 
+/** Logarithm of how long queries of self attention are; gains are trained, from 4 on. */
+const LOG_GAIN = Math.log(10);
+
+/** q, k and v: of self attention prepared as the network does, keys of length 1; into a text they are plain projections. */
+function operandsOf(device: Device, { batch, queries, keys, heads, width, form }: AttentionCase): Tensor[] {
+  const C = heads * width;
+  if (form === 'text')
+    return [
+      [batch, queries, C],
+      [1, keys, C],
+      [1, keys, C],
+    ].map((shape) => randomOn(device, shape, 'bf16', width ** -0.25));
+  const gain = Tensor.from(new Float32Array(heads).fill(LOG_GAIN), [heads], 'f32', device);
+  const prepared = (tokens: number) =>
+    qkvPrep(randomOn(device, [batch, tokens, 3 * C]), { heads, gain, rope: null, ropeStart: 0, cosine: true });
+  const [q] = prepared(queries);
+  const [, k, v] = prepared(keys);
+  return [q, k, v];
+}
+
 export function attentions(c: AttentionCase, backward: boolean): Job {
   const { batch, queries, keys, heads, width, form } = c;
   const { ranges, shape, pairs } = visible(c);
@@ -41,13 +62,9 @@ export function attentions(c: AttentionCase, backward: boolean): Job {
     flops,
     bytes: HALF * elements * (backward ? 2 : 1),
     prepare: (device) => {
-      const [q, k, v] = [
-        [batch, queries, C],
-        [own, keys, C],
-        [own, keys, C],
-      ].map((s) => randomOn(device, s, 'bf16', width ** -0.25));
+      const [q, k, v] = operandsOf(device, c);
       const range = Tensor.from(Int32Array.from(ranges), shape, 'i32', device);
-      const options = { heads, scale: 1, range };
+      const options = { heads, scale: 1, range, unitKeys: form !== 'text' };
       const operands = [q!, k!, v!, range];
       if (!backward) return { operands, call: () => attention(q!, k!, v!, options) };
       const outputs = [shaped(q!, q!.shape), { dtype: 'f32', shape: [batch, heads, queries] }] as const;

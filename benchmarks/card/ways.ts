@@ -1,21 +1,28 @@
 /**
- * Every matrix product of the list, once by each way that this card and machine have for it: what the rule between them is made from.
+ * Every matrix product and attention of the list, once by each way that this card and machine have for it: what the rule between them is made from.
  * Then by the way that a device decides for which need not be deterministic, with its decisions.
  */
 import { Device, type ProductRoute } from '../../lib/device.js';
 import { InfinityError } from '../../lib/errors.js';
 import type { CardOptions, Row } from '../harness.js';
+import { attentions } from './attention_jobs.js';
 import { type CaseOf, casesOf, FASTEST, type KernelCase } from './cases.js';
-import { againstFloor, measureJob, openCard } from './measure.js';
+import { againstFloor, type Job, measureJob, openCard } from './measure.js';
 import { productGradients, products } from './product_jobs.js';
 
 const ROUTES: readonly ProductRoute[] = ['fragments', 'warpgroups', 'cublaslt'];
 
-type ProductCase = CaseOf<'linear'> | CaseOf<'linear_backward'>;
+type RoutedCase = CaseOf<'linear'> | CaseOf<'linear_backward'> | CaseOf<'attention'>;
 
-export const isProduct = (c: KernelCase): c is ProductCase => c.kind === 'linear' || c.kind === 'linear_backward';
+export const isRouted = (c: KernelCase): c is RoutedCase =>
+  c.kind === 'linear' || c.kind === 'linear_backward' || c.kind === 'attention';
 
-/** A card whose products go one way, or undefined where that is not to be had; without a way, one that decides. */
+function jobOf(c: RoutedCase): Job {
+  if (c.kind === 'attention') return attentions(c, false);
+  return c.kind === 'linear' ? products(c) : productGradients(c);
+}
+
+/** A card whose products and attentions go one way, or undefined where that is not to be had; without a way, one that decides. */
 function cardOf(products?: ProductRoute): Device | undefined {
   try {
     return Device.create('cuda', products ? { products } : { deterministic: false });
@@ -25,7 +32,7 @@ function cardOf(products?: ProductRoute): Device | undefined {
   }
 }
 
-/** Products that a way does not take are left out. */
+/** What a way does not take is left out. */
 export async function* ways({ filter = '', rounds, short = false }: CardOptions): AsyncGenerator<Row> {
   const cases = casesOf(short);
   const { device: first, ceilings, rows } = await openCard(cases);
@@ -36,8 +43,8 @@ export async function* ways({ filter = '', rounds, short = false }: CardOptions)
     if (!device) continue;
     for (const c of cases.kernels) {
       const name = `${c.name}${way ? `, by ${way}` : FASTEST}`;
-      if (!isProduct(c) || !name.includes(filter)) continue;
-      const job = c.kind === 'linear' ? products(c) : productGradients(c);
+      if (!isRouted(c) || !name.includes(filter)) continue;
+      const job = jobOf(c);
       const before = device.decisions().length;
       const { time, row } = await measureJob(device, { name, ...job, setBytes: job.bytes }, rounds ?? cases.rounds);
       const taken = device.decisions().slice(before);

@@ -138,7 +138,7 @@ function command(kind: TrainingKind, summary: string): Command {
     .option('--cache <directory>', 'keep here what is computed of pictures and captions, and use it again')
     .option('--threads <integer>', 'threads of the CPU', numberOption('--threads'))
     .addOption(new Option('--device <kind>', 'where to train (default: the processor)').choices(['cpu', 'cuda']))
-    .option('--no-deterministic', 'on a card: whichever way of a matrix product is measured to be the fastest')
+    .option('--no-deterministic', 'on a card: whichever way of a product or attention is measured to be the fastest')
     .option('--log-every <steps>', 'steps between two lines', stepsOption, 10)
     .option('--estimate', 'only tell memory, disk and time of the training; a few steps are tried, nothing is kept')
     .option('--tensorboard', 'event files for TensorBoard as well')

@@ -8,7 +8,7 @@ import { scaleWorks, textWork } from '../../benchmarks/card/picture_work.js';
 import { pictures } from '../../benchmarks/card/pictures.js';
 import { compare } from '../../benchmarks/card/table.js';
 import { train } from '../../benchmarks/card/train.js';
-import { isProduct, ways } from '../../benchmarks/card/ways.js';
+import { isRouted, ways } from '../../benchmarks/card/ways.js';
 import type { Row } from '../../benchmarks/harness.js';
 import { Device } from '../../lib/device.js';
 import { placed } from '../../lib/nn/module.js';
@@ -107,7 +107,7 @@ describe('benchmarks of a card', () => {
     for (const [name, level, least] of [
       ['kernels', kernels, casesOf(true).kernels.length + 3],
       ['block', block, 2 + casesOf(true).block.scales],
-      ['ways', ways, 2 + 2 * casesOf(true).kernels.filter(isProduct).length],
+      ['ways', ways, 2 + 2 * casesOf(true).kernels.filter(isRouted).length],
       ['pictures', pictures, 2 * (2 + 2 + casesOf(true).pictures[0]!.scales + 5)],
       ['train', train, 2 + 4],
     ] as const)

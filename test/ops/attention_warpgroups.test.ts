@@ -1,5 +1,8 @@
 import assert from 'node:assert/strict';
 import type { Device } from '../../lib/device.js';
+import { ownTokens, SelfAttention } from '../../lib/nn/attention.js';
+import { normal } from '../../lib/nn/init.js';
+import { placed } from '../../lib/nn/module.js';
 import { attention } from '../../lib/ops/attention.js';
 import { scope, Tensor } from '../../lib/tensor.js';
 import {
@@ -197,6 +200,29 @@ describe(`attention by warpgroups on ${CUDA}`, () => {
     assert.deepEqual(await got.read(), await want.read());
     for (const t of [q, k, v, kRows, vRows, range, want, got]) t.dispose();
     await assertClean(device, live);
+  });
+
+  it('is told by cosine attention, and by no other, that keys have length 1', async () => {
+    const own = onRoute('warpgroups') as Device;
+    const [C, heads, L] = [48, 2, 7];
+    for (const cosine of [true, false]) {
+      const layer = placed({ device: own, dtype: 'bf16' }, () => {
+        return new SelfAttention(C, heads, { init: normal(0.5), projInit: normal(0.5), cosine, tau: 1 });
+      }).initialize(1);
+      const y = scope(() => {
+        const rope = Tensor.from(new Float32Array((L * C) / heads).fill(0.5), [L, C / heads / 2, 2], 'f32', own);
+        const range = Tensor.from(Int32Array.from([0, L]), [1, 1, 2], 'i32', own);
+        const x = tensorOf(randomArray(1, L * C), [1, L, C], 'bf16', own);
+        return layer.forward(x, { rope, ropeStart: 0, memory: ownTokens(range) }).input;
+      });
+      await y.read();
+      const line = own
+        .decisions()
+        .filter((each) => each.startsWith('attention'))
+        .at(-1)!;
+      assert.equal(line.includes('unit keys'), cosine, line);
+    }
+    own.close();
   });
 
   it('leaves to fragments what it cannot take, and says so', async () => {

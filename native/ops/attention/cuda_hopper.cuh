@@ -1,7 +1,8 @@
 // softmax(scale·q·kᵀ)·v by Hopper's warpgroups (Shah et al., "FlashAttention-3", 2024). One warp of a block copies
 // tiles of keys and values into a ring of stages; two warpgroups of 64 queries multiply: scores come from shared
 // memory, weights stay in registers. The scores of a tile are on their way while the values of the tile before are
-// summed and while its own softmax runs in the other warpgroup. Blocks stay for several units.
+// summed, and warpgroups ask for products in turns, so that the softmax of one runs beside the products of the other.
+// Blocks stay for several units.
 //
 // Every run of keys begins new sums, and its tiles are counted from the start of the run: no bit depends on the block,
 // the batch, the place in a buffer or the length of the cache.
@@ -27,29 +28,30 @@ struct AttentionCopies {
     for (int box = 0; box < G::kBoxes; ++box)
       copyHeadBox(to + box * G::kBoxBytes, map, barrier, box * static_cast<int>(kBoxInner), head, row);
   }
-  __device__ __forceinline__ unsigned char* stage() const { return block.stages + place.stage * G::kTileBytes; }
+  __device__ __forceinline__ unsigned char* stage() const { return block.stage(place.stage); }
 
   __device__ __forceinline__ void keys(int head, int row) {
     if (laneIndex() == 0) {
-      waitBarrier(block.empty + place.stage, place.parity ^ 1);
-      copy(stage(), mapK, block.full + place.stage, head, row);
+      waitBarrier(block.empty(place.stage), place.parity ^ 1);
+      copy(stage(), mapK, block.full(place.stage), head, row);
     }
     place.advance();
   }
   // Of which `present` are the group's. What lies behind them may be anything: it becomes zero before it meets a weight
   // of zero.
   __device__ __forceinline__ void values(int head, int row, int present) {
-    uint64_t* const full = block.full + place.stage;
-    uint64_t* const come = present < G::kKeys ? block.landed : full;
+    uint64_t* const full = block.full(place.stage);
+    uint64_t* const come = present < G::kKeys ? block.landed() : full;
     if (laneIndex() == 0) {
-      waitBarrier(block.empty + place.stage, place.parity ^ 1);
+      waitBarrier(block.empty(place.stage), place.parity ^ 1);
       copy(stage(), mapV, come, head, row);
     }
     if (present < G::kKeys) {
-      waitBarrier(block.landed, landings++ & 1);
+      waitBarrier(block.landed(), landings++ & 1);
 #pragma unroll 1
-      for (int box = 0; box < G::kBoxes; ++box)
-        for (int at = present * kSwizzleBytes + laneIndex() * 16; at < G::kBoxBytes; at += kWarp * 16)
+      for (int at = present * kSwizzleBytes + laneIndex() * 16; at < G::kBoxBytes; at += kWarp * 16)
+#pragma unroll
+        for (int box = 0; box < G::kBoxes; ++box)
           storePack(reinterpret_cast<uint32_t*>(stage() + box * G::kBoxBytes + at), Pack<uint32_t, 4>{});
       publishToAsync();
       __syncwarp();
@@ -68,7 +70,7 @@ __device__ __forceinline__ void copyUnits(const AttentionBlock<G>& block, const 
   for (int item = static_cast<int>(blockIdx.x); item < f.units; item += static_cast<int>(gridDim.x), ++round) {
     const AttentionUnit unit = attentionUnit(f, G::kRows, item);
     const int b = unit.head / heads, h = unit.head % heads;
-    KeyRange* const rows = block.rangesOf(round);
+    KeyRange* const rows = block.ranges(round);
     // The queries of the unit before were asked for: nobody needs the ranges of the one before that.
     __syncwarp();
     for (int i = laneIndex(); i < G::kRows; i += kWarp)
@@ -78,13 +80,14 @@ __device__ __forceinline__ void copyUnits(const AttentionBlock<G>& block, const 
     const auto askQueries = [&] {
       asked = true;
       if (laneIndex() != 0) return;
-      waitBarrier(block.queriesEmpty, (round & 1) ^ 1);
-      AttentionCopies<G>::copy(block.queries, mapQ, block.queriesFull, h, b * queries + unit.first);
+      waitBarrier(block.queriesEmpty(), (round & 1) ^ 1);
+      AttentionCopies<G>::copy(block.queries, mapQ, block.queriesFull(), h, b * queries + unit.first);
     };
     const KeyRuns<G> runs = {rows, f.pieceKeys, f.pieces > 1 ? unit.piece : -1};
     const int firstRow = b * static_cast<int>(f.shape.sampleStride);
     for (KeyRun run = runs.first(); run.end > 0; run = runs.after(run)) {
       const int tiles = runs.tiles(run);
+#pragma unroll 1
       for (int tile = 0; tile <= tiles; ++tile) {
         const int key = run.key + tile * G::kKeys, before = key - G::kKeys;
         if (tile < tiles) copies.keys(h, firstRow + key);
@@ -101,7 +104,9 @@ template <class G>
 struct AttentionProducts {
   using Softmax = WarpgroupSoftmax<G>;
   const AttentionBlock<G>& block;
+  int group;  // of the two
   uint32_t ownQueries;
+  uint32_t turn;  // parity of the phase that ends before the next
   RingPlace<G::kStages> place = {};
   typename Softmax::Scores scores = {};
   typename Softmax::Weights weights = {};
@@ -112,16 +117,20 @@ struct AttentionProducts {
   // A stage, to be released when its product is done.
   __device__ __forceinline__ int take() {
     const int stage = place.stage;
-    waitBarrier(block.full + stage, place.parity);
+    waitBarrier(block.full(stage), place.parity);
     place.advance();
     return stage;
   }
   __device__ __forceinline__ void release(uint64_t* barrier) const {
     if (laneIndex() == 0) arrive(barrier);
   }
-  __device__ __forceinline__ uint32_t address(int stage) const {
-    return sharedAddress(block.stages) + stage * G::kTileBytes;
+  // What is asked for between them is a turn. The first group begins; both have as many.
+  __device__ __forceinline__ void beginTurn() {
+    waitBarrier(block.turns(group), turn);
+    turn ^= 1;
   }
+  __device__ __forceinline__ void endTurn() const { release(block.turns(1 - group)); }
+  __device__ __forceinline__ uint32_t address(int stage) const { return sharedAddress(block.stage(stage)); }
 
   // scores = queries · keysᵀ, under way.
   __device__ __forceinline__ int multiplyKeys() {
@@ -169,29 +178,31 @@ struct AttentionProducts {
     int ofKeys = multiplyKeys();
     waitProducts<0>();
     holdSums(scores);
-    release(block.empty + ofKeys);
+    release(block.empty(ofKeys));
     weigh();
     softmax.pack(scores, weights);
     for (int tile = 1; tile < tiles; ++tile) {
+      beginTurn();
       ofKeys = multiplyKeys();
       const int ofValues = multiplyValues(tile > 1);
+      endTurn();
       waitProducts<1>();
       holdSums(scores);
-      release(block.empty + ofKeys);
+      release(block.empty(ofKeys));
       weigh();
       waitProducts<0>();
       holdSums(sums);
       holdWords(weights);
-      release(block.empty + ofValues);
+      release(block.empty(ofValues));
       softmax.rescale(sums, factor);
       softmax.pack(scores, weights);
     }
-    if (last) release(block.queriesEmpty);
+    if (last) release(block.queriesEmpty());
     const int ofValues = multiplyValues(tiles > 1);
     waitProducts<0>();
     holdSums(sums);
     holdWords(weights);
-    release(block.empty + ofValues);
+    release(block.empty(ofValues));
   }
 };
 
@@ -244,22 +255,23 @@ struct KeptSums {
 template <class G>
 __device__ __forceinline__ void multiplyUnits(const AttentionBlock<G>& block, const WarpgroupAttention& f) {
   const int thread = static_cast<int>(threadIdx.x) - kWarpgroup, warp = thread / kWarp;
-  AttentionProducts<G> products = {block,
-                                   sharedAddress(block.queries) + thread / kWarpgroup * G::kGroupRows * kSwizzleBytes};
-  const KeptSums<G> kept = {block.kept + warp * G::kWarpRows * G::kWidth};
+  const int group = thread / kWarpgroup;
+  AttentionProducts<G> products = {block, group, sharedAddress(block.queries) + group * G::kGroupRows * kSwizzleBytes,
+                                   group ^ 1u};
+  const KeptSums<G> kept = {block.kept() + warp * G::kWarpRows * G::kWidth};
   const int ownRow = warp * G::kWarpRows;
   int round = 0;
   for (int item = static_cast<int>(blockIdx.x); item < f.units; item += static_cast<int>(gridDim.x), ++round) {
     const AttentionUnit unit = attentionUnit(f, G::kRows, item);
-    const KeyRange* const rows = block.rangesOf(round);
-    waitBarrier(block.queriesFull, round & 1);
+    const KeyRange* const rows = block.ranges(round);
+    waitBarrier(block.queriesFull(), round & 1);
     const KeyRuns<G> runs = {rows, f.pieceKeys, f.pieces > 1 ? unit.piece : -1};
     const uint32_t bounded = f.unitKeys ? boundedRows<G>(block.queries, ownRow, f.perScore) : 0;
     RowTotals totals[2] = {{-INFINITY, 0, 0}, {-INFINITY, 0, 0}};
     KeyRun run = runs.first();
     const bool any = run.end > 0;
     if (!any) {
-      products.release(block.queriesEmpty);
+      products.release(block.queriesEmpty());
 #pragma unroll
       for (int i = 0; i < G::kWidth / 2; ++i) products.sums[i] = 0;
     }
@@ -329,7 +341,7 @@ __global__ void __launch_bounds__(G::kThreads, 1)
   __syncthreads();
   // Three warpgroups share 504 of the 512 registers that four would have, and the copying one needs few.
   if (thread < kWarpgroup) {
-    giveRegisters<56>();
+    giveRegisters<40>();
     if (thread < kWarp) {
       if (thread == 0) {
         prefetchTensorMap(mapQ);
@@ -339,7 +351,7 @@ __global__ void __launch_bounds__(G::kThreads, 1)
       copyUnits<G>(block, mapQ, mapK, mapV, f);
     }
   } else {
-    takeRegisters<224>();
+    takeRegisters<232>();
     multiplyUnits<G>(block, f);
   }
 #else

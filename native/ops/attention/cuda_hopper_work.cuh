@@ -11,8 +11,8 @@
 namespace infinity::cuda {
 namespace {
 
-// Keys of a piece, whole tiles of them. A merge costs a block about what 40 keys do; shorter pieces could be shared out
-// finer.
+// Keys of a piece, whole tiles of them. A merge moves 128 KiB through shared memory, by arithmetic the time of 64 keys;
+// shorter pieces could be shared out finer.
 constexpr int kPieceKeys = 2048;
 
 // Blocks of 128 queries, 64 for each of two warpgroups, and tiles of 128 keys; `kWidth` is the width of a head, padded
@@ -24,12 +24,13 @@ struct WarpgroupGeometry {
   static constexpr int kBoxes = (kWidth + static_cast<int>(kBoxInner) - 1) / static_cast<int>(kBoxInner);
   static constexpr int kBoxBytes = kKeys * kSwizzleBytes, kTileBytes = kBoxes * kBoxBytes;
   static constexpr int kStages = kBoxes == 1 ? 8 : 4;  // tiles of keys or values
-  static constexpr int kBarriers = 2 * kStages + 3;
+  static constexpr int kBarriers = 2 * kStages + 3 + kGroups;
   // Behind them the sums of the pieces before, ranges of this unit's rows and of the next one's, barriers. Tiles begin
   // at a multiple of 1024 bytes, dynamic shared memory at one of 128.
   static constexpr uint32_t kSharedBytes =
       1024 - 128 + (1 + kStages) * kTileBytes + kRows * kWidth * 4 + 2 * kRows * sizeof(KeyRange) + kBarriers * 8;
   static_assert(kRows == kKeys && kGroups * kGroupRows == kRows, "one shape of boxes for all operands");
+  static_assert(kGroups == 2, "who take turns");
   static_assert(kSharedBytes <= 232448, "what a block of compute capability 9.0 may have");
 };
 
@@ -97,7 +98,7 @@ struct KeyRuns {
   __device__ __forceinline__ KeyRun group(int previous) const {
     for (;;) {
       int begin = INT_MAX, end = 0;
-#pragma unroll 1
+#pragma unroll
       for (int i = laneIndex(); i < G::kRows; i += kWarp) {
         const KeyRange row = rows[i];
         if (row.empty() || row.start <= previous || row.start > begin) continue;
@@ -114,39 +115,48 @@ struct KeyRuns {
   }
 };
 
-// Shared memory of a block.
+// Shared memory of a block: one pointer, from which all others are found, for the sake of registers.
 template <class G>
 struct AttentionBlock {
-  unsigned char *queries, *stages;
-  float* kept;
-  KeyRange* ranges;
-  uint64_t *full, *empty;  // of the stages
-  uint64_t *queriesFull, *queriesEmpty, *landed;
+  unsigned char* queries;
+
+  static constexpr int kStages = G::kTileBytes, kKept = kStages + G::kStages * G::kTileBytes;
+  static constexpr int kRanges = kKept + G::kRows * G::kWidth * 4, kBarriers = kRanges + 2 * G::kRows * 8;
+  static_assert(sizeof(KeyRange) == 8, "two sets of ranges");
 
   __device__ __forceinline__ explicit AttentionBlock(unsigned char* memory)
-      : queries(memory + (0u - sharedAddress(memory)) % kSwizzleRepeat),
-        stages(queries + G::kTileBytes),
-        kept(reinterpret_cast<float*>(stages + G::kStages * G::kTileBytes)),
-        ranges(reinterpret_cast<KeyRange*>(kept + G::kRows * G::kWidth)),
-        full(reinterpret_cast<uint64_t*>(ranges + 2 * G::kRows)),
-        empty(full + G::kStages),
-        queriesFull(empty + G::kStages),
-        queriesEmpty(queriesFull + 1),
-        landed(queriesEmpty + 1) {}
+      : queries(memory + (0u - sharedAddress(memory)) % kSwizzleRepeat) {}
+
+  __device__ __forceinline__ unsigned char* stage(int s) const { return queries + kStages + s * G::kTileBytes; }
+  __device__ __forceinline__ float* kept() const { return reinterpret_cast<float*>(queries + kKept); }
+  // Of a block's units, those with odd numbers have the second set.
+  __device__ __forceinline__ KeyRange* ranges(int round) const {
+    return reinterpret_cast<KeyRange*>(queries + kRanges) + round % 2 * G::kRows;
+  }
+  __device__ __forceinline__ uint64_t* full(int stage) const { return barrier(stage); }
+  __device__ __forceinline__ uint64_t* empty(int stage) const { return barrier(G::kStages + stage); }
+  __device__ __forceinline__ uint64_t* queriesFull() const { return barrier(2 * G::kStages); }
+  __device__ __forceinline__ uint64_t* queriesEmpty() const { return barrier(2 * G::kStages + 1); }
+  __device__ __forceinline__ uint64_t* landed() const { return barrier(2 * G::kStages + 2); }
+  __device__ __forceinline__ uint64_t* turns(int group) const { return barrier(2 * G::kStages + 3 + group); }
 
   // By one thread; a barrier follows.
   __device__ __forceinline__ void initBarriers() const {
     for (int s = 0; s < G::kStages; ++s) {
-      initBarrier(full + s, 1);
-      initBarrier(empty + s, G::kWarps);
+      initBarrier(full(s), 1);
+      initBarrier(empty(s), G::kWarps);
     }
-    initBarrier(queriesFull, 1);
-    initBarrier(queriesEmpty, G::kWarps);
-    initBarrier(landed, 1);
+    initBarrier(queriesFull(), 1);
+    initBarrier(queriesEmpty(), G::kWarps);
+    initBarrier(landed(), 1);
+    for (int group = 0; group < G::kGroups; ++group) initBarrier(turns(group), kWarpgroup / kWarp);
     publishBarriers();
   }
-  // Of a block's units, those with odd numbers have the second.
-  __device__ __forceinline__ KeyRange* rangesOf(int round) const { return ranges + round % 2 * G::kRows; }
+
+ private:
+  __device__ __forceinline__ uint64_t* barrier(int i) const {
+    return reinterpret_cast<uint64_t*>(queries + kBarriers) + i;
+  }
 };
 
 }  // namespace
