@@ -7,97 +7,11 @@
 // Every run of keys begins new sums, and its tiles are counted from the start of the run: no bit depends on the block,
 // the batch, the place in a buffer or the length of the cache.
 #pragma once
-#include "ops/attention/cuda_hopper_softmax.cuh"
-#include "ops/attention/cuda_hopper_work.cuh"
+#include "ops/attention/cuda_hopper_copies.cuh"
+#include "ops/attention/cuda_hopper_sums.cuh"
 
 namespace infinity::cuda {
 namespace {
-
-// The warp that copies. In the order in which they are used: keys of a tile, then values of the tile before.
-template <class G>
-struct AttentionCopies {
-  const AttentionBlock<G>& block;
-  const TensorMap &mapK, &mapV;
-  RingPlace<G::kStages> place = {};
-  uint32_t landings = 0;
-
-  __device__ __forceinline__ static void copy(unsigned char* to, const TensorMap& map, uint64_t* barrier, int head,
-                                              int row) {
-    arriveExpecting(barrier, G::kTileBytes);
-#pragma unroll
-    for (int box = 0; box < G::kBoxes; ++box)
-      copyHeadBox(to + box * G::kBoxBytes, map, barrier, box * static_cast<int>(kBoxInner), head, row);
-  }
-  __device__ __forceinline__ unsigned char* stage() const { return block.stage(place.stage); }
-
-  __device__ __forceinline__ void keys(int head, int row) {
-    if (laneIndex() == 0) {
-      waitBarrier(block.empty(place.stage), place.parity ^ 1);
-      copy(stage(), mapK, block.full(place.stage), head, row);
-    }
-    place.advance();
-  }
-  // Of which `present` are the group's. What lies behind them may be anything: it becomes zero before it meets a weight
-  // of zero.
-  __device__ __forceinline__ void values(int head, int row, int present) {
-    uint64_t* const full = block.full(place.stage);
-    uint64_t* const come = present < G::kKeys ? block.landed() : full;
-    if (laneIndex() == 0) {
-      waitBarrier(block.empty(place.stage), place.parity ^ 1);
-      copy(stage(), mapV, come, head, row);
-    }
-    if (present < G::kKeys) {
-      waitBarrier(block.landed(), landings++ & 1);
-#pragma unroll 1
-      for (int at = present * kSwizzleBytes + laneIndex() * 16; at < G::kBoxBytes; at += kWarp * 16)
-#pragma unroll
-        for (int box = 0; box < G::kBoxes; ++box)
-          storePack(reinterpret_cast<uint32_t*>(stage() + box * G::kBoxBytes + at), Pack<uint32_t, 4>{});
-      publishToAsync();
-      __syncwarp();
-      if (laneIndex() == 0) arrive(full);
-    }
-    place.advance();
-  }
-};
-
-template <class G>
-__device__ __forceinline__ void copyUnits(const AttentionBlock<G>& block, const TensorMap& mapQ, const TensorMap& mapK,
-                                          const TensorMap& mapV, const WarpgroupAttention& f) {
-  AttentionCopies<G> copies = {block, mapK, mapV};
-  const int heads = static_cast<int>(f.shape.heads), queries = static_cast<int>(f.shape.queries);
-  int round = 0;
-  for (int item = static_cast<int>(blockIdx.x); item < f.units; item += static_cast<int>(gridDim.x), ++round) {
-    const AttentionUnit unit = attentionUnit(f, G::kRows, item);
-    const int b = unit.head / heads, h = unit.head % heads;
-    KeyRange* const rows = block.ranges(round);
-    // The queries of the unit before were asked for: nobody needs the ranges of the one before that.
-    __syncwarp();
-    for (int i = laneIndex(); i < G::kRows; i += kWarp)
-      rows[i] = rangeOf(f.ranges, b, unit.first + i, queries, f.fault);
-    __syncwarp();
-    bool asked = false;
-    const auto askQueries = [&] {
-      asked = true;
-      if (laneIndex() != 0) return;
-      waitBarrier(block.queriesEmpty(), (round & 1) ^ 1);
-      AttentionCopies<G>::copy(block.queries, mapQ, block.queriesFull(), h, b * queries + unit.first);
-    };
-    const KeyRuns<G> runs = {rows, f.pieceKeys, f.pieces > 1 ? unit.piece : -1};
-    const int firstRow = b * static_cast<int>(f.shape.sampleStride);
-    for (KeyRun run = runs.first(); run.end > 0; run = runs.after(run)) {
-      const int tiles = runs.tiles(run);
-#pragma unroll 1
-      for (int tile = 0; tile <= tiles; ++tile) {
-        const int key = run.key + tile * G::kKeys, before = key - G::kKeys;
-        if (tile < tiles) copies.keys(h, firstRow + key);
-        if (!asked) askQueries();
-        if (tile > 0) copies.values(h, firstRow + before, run.end - before);
-      }
-    }
-    if (!asked) askQueries();
-  }
-}
 
 // A warpgroup's queries, and its products with what the ring brings.
 template <class G>
@@ -165,8 +79,8 @@ struct AttentionProducts {
   }
 
   // The sums of one run of keys.
-  __device__ __forceinline__ void take(const KeyRun& run, int tiles, const int (&stop)[2], bool last, float perScore,
-                                       Softmax& softmax) {
+  __device__ __forceinline__ void sumRun(const KeyRun& run, int tiles, const int (&stop)[2], bool last, float perScore,
+                                         Softmax& softmax) {
     const int seenByAll = warpReduce(min(stop[0], stop[1]), Min{});
     float factor[2] = {};
     int key = run.key;
@@ -206,56 +120,9 @@ struct AttentionProducts {
   }
 };
 
-// Where a lane keeps its sums between pieces, and a warp passes its rows on.
-template <class G>
-struct KeptSums {
-  static constexpr int kPitch = G::kWidth + 8;  // of a row of bf16: neighbours begin in different banks
-  float* own;                                   // of the warp
-  __device__ __forceinline__ float* at(int i) const { return own + (i / 4 * kWarp + laneIndex()) * 4; }
-
-  __device__ __forceinline__ void keep(const float (&sums)[G::kWidth / 2]) const {
-#pragma unroll
-    for (int i = 0; i < G::kWidth / 2; i += 4)
-      storePack(at(i), Pack<float, 4>{{sums[i], sums[i + 1], sums[i + 2], sums[i + 3]}});
-  }
-  __device__ __forceinline__ void addTo(float (&sums)[G::kWidth / 2], const PieceFactors (&f)[2]) const {
-#pragma unroll
-    for (int i = 0; i < G::kWidth / 2; i += 4) {
-      const auto before = loadPack<4>(at(i));
-#pragma unroll
-      for (int e = 0; e < 4; ++e) sums[i + e] = f[e / 2].add(before.v[e], sums[i + e]);
-    }
-  }
-  // The warp's rows of the result, `present` of them, from `to` on.
-  __device__ __forceinline__ void store(const float (&sums)[G::kWidth / 2], const RowTotals (&totals)[2], bf16* to,
-                                        int64_t channels, int width, int64_t present) const {
-    bf16* const tile = reinterpret_cast<bf16*>(own);
-    __syncwarp();
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float factor = totals[half].inverse();
-#pragma unroll
-      for (int j = 0; j < G::kWidth / 8; ++j) {
-        const float *d = sums + j * 4 + half * 2, x = d[0] * factor, y = d[1] * factor;
-        storePack(tile + (half * 8 + laneRow()) * kPitch + j * 8 + laneColumn(),
-                  Pack<bf16, 2>{{fromFloat<bf16>(x), fromFloat<bf16>(y)}});
-      }
-    }
-    __syncwarp();
-    constexpr int kPacks = G::kWidth / 8;
-#pragma unroll 1
-    for (int i = laneIndex(); i < G::kWarpRows * kPacks; i += kWarp) {
-      const int row = i / kPacks, d = i % kPacks * 8;
-      if (row < present && d < width) storePack(to + row * channels + d, loadPack<8>(tile + row * kPitch + d));
-    }
-    __syncwarp();
-  }
-};
-
 template <class G>
 __device__ __forceinline__ void multiplyUnits(const AttentionBlock<G>& block, const WarpgroupAttention& f) {
-  const int thread = static_cast<int>(threadIdx.x) - kWarpgroup, warp = thread / kWarp;
-  const int group = thread / kWarpgroup;
+  const int thread = static_cast<int>(threadIdx.x) - kWarpgroup, warp = thread / kWarp, group = thread / kWarpgroup;
   AttentionProducts<G> products = {block, group, sharedAddress(block.queries) + group * G::kGroupRows * kSwizzleBytes,
                                    group ^ 1u};
   const KeptSums<G> kept = {block.kept() + warp * G::kWarpRows * G::kWidth};
@@ -280,12 +147,14 @@ __device__ __forceinline__ void multiplyUnits(const AttentionBlock<G>& block, co
       int stop[2];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const KeyRange row = rows[ownRow + half * 8 + laneRow()];
+        const int at = ownRow + half * 8 + laneRow();
+        const KeyRange row = rows[at];
         stop[half] = row.start == run.begin && !row.empty() ? row.end : 0;
+        if (unit.first + at >= f.shape.queries) stop[half] = INT_MAX;  // nobody looks at it
       }
       WarpgroupSoftmax<G> softmax;
       softmax.begin(bounded);
-      products.take(run, runs.tiles(run), stop, next.end == 0, f.perScore, softmax);
+      products.sumRun(run, runs.tiles(run), stop, next.end == 0, f.perScore, softmax);
       if (first) {
         totals[0] = softmax.totals(0), totals[1] = softmax.totals(1);
       } else {
