@@ -44,6 +44,7 @@ export async function* ways({ filter = '', rounds, short = false }: CardOptions)
     for (const c of cases.kernels) {
       const name = `${c.name}${way ? `, by ${way}` : FASTEST}`;
       if (!isRouted(c) || !name.includes(filter)) continue;
+      if (way === 'cublaslt' && c.kind === 'attention') continue; // it has none
       const job = jobOf(c);
       const before = device.decisions().length;
       const { time, row } = await measureJob(device, { name, ...job, setBytes: job.bytes }, rounds ?? cases.rounds);

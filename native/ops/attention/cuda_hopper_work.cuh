@@ -120,18 +120,18 @@ template <class G>
 struct AttentionBlock {
   unsigned char* queries;
 
-  static constexpr int kStages = G::kTileBytes, kKept = kStages + G::kStages * G::kTileBytes;
-  static constexpr int kRanges = kKept + G::kRows * G::kWidth * 4, kBarriers = kRanges + 2 * G::kRows * 8;
+  static constexpr int kStagesAt = G::kTileBytes, kKeptAt = kStagesAt + G::kStages * G::kTileBytes;
+  static constexpr int kRangesAt = kKeptAt + G::kRows * G::kWidth * 4, kBarriersAt = kRangesAt + 2 * G::kRows * 8;
   static_assert(sizeof(KeyRange) == 8, "two sets of ranges");
 
   __device__ __forceinline__ explicit AttentionBlock(unsigned char* memory)
       : queries(memory + (0u - sharedAddress(memory)) % kSwizzleRepeat) {}
 
-  __device__ __forceinline__ unsigned char* stage(int s) const { return queries + kStages + s * G::kTileBytes; }
-  __device__ __forceinline__ float* kept() const { return reinterpret_cast<float*>(queries + kKept); }
+  __device__ __forceinline__ unsigned char* stage(int s) const { return queries + kStagesAt + s * G::kTileBytes; }
+  __device__ __forceinline__ float* kept() const { return reinterpret_cast<float*>(queries + kKeptAt); }
   // Of a block's units, those with odd numbers have the second set.
   __device__ __forceinline__ KeyRange* ranges(int round) const {
-    return reinterpret_cast<KeyRange*>(queries + kRanges) + round % 2 * G::kRows;
+    return reinterpret_cast<KeyRange*>(queries + kRangesAt) + round % 2 * G::kRows;
   }
   __device__ __forceinline__ uint64_t* full(int stage) const { return barrier(stage); }
   __device__ __forceinline__ uint64_t* empty(int stage) const { return barrier(G::kStages + stage); }
@@ -155,7 +155,7 @@ struct AttentionBlock {
 
  private:
   __device__ __forceinline__ uint64_t* barrier(int i) const {
-    return reinterpret_cast<uint64_t*>(queries + kBarriers) + i;
+    return reinterpret_cast<uint64_t*>(queries + kBarriersAt) + i;
   }
 };
 
