@@ -174,7 +174,8 @@ struct Strip {
   __device__ __forceinline__ void decide(int k, int64_t at, int token, const float (&residual)[C]) {
     unsigned clean = 0;
 #pragma unroll
-    for (int c = 0; c < C; ++c) clean |= static_cast<unsigned>(residual[c] > 0) << c;
+    for (int c = 0; c < C; ++c)
+      if (residual[c] > 0) clean |= 1u << c;
     const int64_t begin = at * m.d + first;
     const float strength = m.strengths ? m.strengths[k] : 0.0f;
     unsigned noisy = clean;
