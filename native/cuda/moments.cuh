@@ -67,48 +67,75 @@ struct MeasuredRows {
   bool centred;  // otherwise the norm is by the root mean square, and means stay
 
   static constexpr int kLanes = 8;  // neighbouring ones, a row's
+  static constexpr int kHeld = 8;   // runs that a lane reads at a time: 2048 columns a row
 
-  // All lanes of the warp take part, and those of a row get the same.
-  __device__ __forceinline__ RowFact fact(int row) const {
-    const int lane = static_cast<int>(threadIdx.x) % kLanes, runs = (columns + kMomentRun - 1) / kMomentRun;
-    const float* from = moments + static_cast<int64_t>(min(row, rows - 1)) * runs * 2;
-    float count = 0, mean = 0, deviation = 0;
-    const auto merge = [&](float n, float m, float d) {
-      const float off = m - mean, all = count + n, share = all > 0 ? n / all : 0.0f;
-      mean = fmaf(off, share, mean);
-      deviation += fmaf(off * off, count * share, d);
-      count = all;
-    };
-#pragma unroll 8
-    for (int i = lane; i < runs; i += kLanes) {
-      const Pack<float, 2> run = loadPack<2>(from + 2 * i);
-      merge(static_cast<float>(min(kMomentRun, columns - i * kMomentRun)), run.v[0], run.v[1]);
-    }
-#pragma unroll
-    for (int offset = 1; offset < kLanes; offset *= 2) {
-      const float n = __shfl_xor_sync(kAllLanes, count, offset), m = __shfl_xor_sync(kAllLanes, mean, offset);
-      const float d = __shfl_xor_sync(kAllLanes, deviation, offset);
-      merge(n, m, d);
-    }
-    // Which of two is merged into the other shows in the last bit.
-    constexpr int kFirst = 0;
-    mean = __shfl_sync(kAllLanes, mean, kFirst, kLanes);
-    deviation = __shfl_sync(kAllLanes, deviation, kFirst, kLanes);
-    const float n = static_cast<float>(columns);
-    const float variance = (centred ? deviation : fmaf(mean * mean, n, deviation)) / n;
-    const float rstd = 1.0f / sqrtf(variance + eps);
-    return {rstd, centred ? -rstd * mean : 0.0f};
-  }
-
-  // Of `Count` rows from `row` on, by `Threads` threads.
+  // Of `Count` rows from `row` on, by `Threads` threads, whole warps. Reads of several rows are on their way at a time.
   template <int Count, int Threads>
   __device__ __forceinline__ void facts(int thread, int row, RowFact* to) const {
-    static_assert(Count * kLanes % Threads == 0, "whole warps take part");
-#pragma unroll 4
-    for (int r = thread / kLanes; r < Count; r += Threads / kLanes) {
-      const RowFact of = fact(row + r);
-      if (thread % kLanes == 0) to[r] = of;
+    constexpr int kAtOnce = Threads / kLanes, kEach = Count / kAtOnce, kTogether = kEach < 4 ? kEach : 4;
+    static_assert(Count % kAtOnce == 0 && kEach % kTogether == 0, "all threads take part");
+    const int lane = thread % kLanes, runs = (columns + kMomentRun - 1) / kMomentRun;
+#pragma unroll 1
+    for (int i = thread / kLanes; i < Count; i += kAtOnce * kTogether) {
+      const float* from[kTogether];
+      LaneRuns of[kTogether] = {};
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j)
+        from[j] = moments + static_cast<int64_t>(min(row + i + j * kAtOnce, rows - 1)) * runs * 2;
+#pragma unroll 1
+      for (int first = lane; first < runs; first += kHeld * kLanes) {
+        Pack<float, 2> run[kTogether][kHeld];
+        float counts[kHeld];
+#pragma unroll
+        for (int k = 0; k < kHeld; ++k) {
+          const int at = first + k * kLanes;
+          counts[k] = static_cast<float>(max(0, min(kMomentRun, columns - at * kMomentRun)));
+#pragma unroll
+          for (int j = 0; j < kTogether; ++j) run[j][k] = at < runs ? loadPack<2>(from[j] + 2 * at) : Pack<float, 2>{};
+        }
+#pragma unroll
+        for (int j = 0; j < kTogether; ++j) of[j].add(run[j], counts);
+      }
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j) {
+        const RowFact fact = factOf(of[j]);
+        if (lane == 0) to[i + j * kAtOnce] = fact;
+      }
     }
+  }
+
+ private:
+  // A lane's runs of a row.
+  struct LaneRuns {
+    float count, mean, deviation;
+
+    __device__ __forceinline__ void add(const Pack<float, 2> (&run)[kHeld], const float (&counts)[kHeld]) {
+      float n = 0, sum = 0, around = 0;
+#pragma unroll
+      for (int k = 0; k < kHeld; ++k) {
+        n += counts[k];
+        sum = fmaf(counts[k], run[k].v[0], sum);
+      }
+      const float middle = sum / n;
+#pragma unroll
+      for (int k = 0; k < kHeld; ++k) {
+        const float off = run[k].v[0] - middle;
+        around += fmaf(counts[k] * off, off, run[k].v[1]);
+      }
+      const float off = middle - mean, share = n / (count + n);
+      mean = fmaf(off, share, mean);
+      deviation += fmaf(off * off, count * share, around);
+      count += n;
+    }
+  };
+
+  // The lanes of the row get the same.
+  __device__ __forceinline__ RowFact factOf(const LaneRuns& of) const {
+    const float share = 1.0f / static_cast<float>(columns);
+    const float mean = warpReduce<kLanes>(of.count * of.mean) * share, off = of.mean - mean;
+    const float spread = warpReduce<kLanes>(fmaf(of.count * off, off, of.deviation)) * share;
+    const float rstd = 1.0f / sqrtf((centred ? spread : fmaf(mean, mean, spread)) + eps);
+    return {rstd, centred ? -rstd * mean : 0.0f};
   }
 };
 

@@ -186,7 +186,8 @@ void everyTileMeasuresAlike() {
 
 template <class T>
 void everyTileNormsRows() {
-  for (const auto& [rows, columns, sums] : {std::array{1, 1, 8}, {3, 32, 24}, {37, 70, 40}, {131, 270, 8}}) {
+  for (const auto& [rows, columns, sums] :
+       {std::array{1, 1, 8}, {3, 32, 24}, {37, 70, 40}, {131, 270, 8}, {2, 2100, 8}}) {
     const auto a = drawn<T>(int64_t{rows} * sums), b = drawn<T>(int64_t{columns} * sums);
     everyTileNormsAlike<TilesFor<T>>(
         rows, columns, sums, [&](const ProductShape& shape, const ProductPlan& plan, const auto& epilogue) {
