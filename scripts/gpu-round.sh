@@ -110,7 +110,7 @@ build_test() {
   # Tensors of the op tests lie between guard zones, which are looked at after every test.
   run_tests ops "$(left)" -- --grep 'on cuda' test/ops || failed=1
   run_tests networks "$(left)" -- test/core/{card_memory,product_routes,program}.test.ts test/tokenizer/measured.test.ts \
-    test/transformer/{bf16,block_commands,recordings}.test.ts test/pipeline/card.test.ts test/training/card.test.ts test/benchmarks/card.test.ts || failed=1
+    test/transformer/{bf16,block_commands,folded_norms,recordings}.test.ts test/pipeline/card.test.ts test/training/card.test.ts test/benchmarks/card.test.ts || failed=1
   started=$SECONDS
   NODE_INFINITY_DEBUG=guard timeout "$(left)" "$PWD/$pack/bin/node" node_modules/tsx/dist/cli.mjs test/conformance/run.ts \
     --dir test/fixtures/goldens --device cuda >"$results/conformance.log" 2>&1 || failed=1
