@@ -191,10 +191,11 @@ __device__ __forceinline__ void holdWords(uint32_t (&words)[N][4]) {
 #define INFINITY_NAMES_3A "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define INFINITY_NAMES_3B "%48, %49, %50, %51, %52, %53, %54, %55"
 #define INFINITY_NAMES_3 INFINITY_NAMES_3A ", " INFINITY_NAMES_3B ", %56, %57, %58, %59, %60, %61, %62, %63"
-#define INFINITY_NAMES_4 "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
-                         "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
-                         "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
-                         "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define INFINITY_NAMES_4A "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+                          "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define INFINITY_NAMES_4B "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
+#define INFINITY_NAMES_4 INFINITY_NAMES_4A ", " INFINITY_NAMES_4B \
+                         ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define INFINITY_SUMS4(i) "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3])
 #define INFINITY_SUMS8(i) INFINITY_SUMS4(i), INFINITY_SUMS4(i + 4)
 #define INFINITY_SUMS16(i) INFINITY_SUMS4(i), INFINITY_SUMS4(i + 4), INFINITY_SUMS4(i + 8), INFINITY_SUMS4(i + 12)
@@ -237,7 +238,8 @@ __device__ __forceinline__ void multiply(float (&sums)[Columns / 2], uint64_t a,
 template <int Columns>
 __device__ __forceinline__ void multiplyRegisters(float (&sums)[Columns / 2], const uint32_t (&a)[4], uint64_t b,
                                                   bool accumulate) {
-  static_assert(Columns == 64 || Columns == 96 || Columns == 112 || Columns == 128, "written below");
+  static_assert(Columns == 64 || Columns == 96 || Columns == 112 || Columns == 128 || Columns == 224 || Columns == 256,
+                "written below");
   if constexpr (Columns == 64)
     INFINITY_WGMMA_REGISTERS("64", INFINITY_NAMES_0 ", " INFINITY_NAMES_1 ", " INFINITY_NAMES_2,
                              "%32, %33, %34, %35", "%36", "%37", INFINITY_SUMS32(0));
@@ -249,9 +251,18 @@ __device__ __forceinline__ void multiplyRegisters(float (&sums)[Columns / 2], co
     INFINITY_WGMMA_REGISTERS("112", INFINITY_NAMES_0 ", " INFINITY_NAMES_1 ", " INFINITY_NAMES_2 ", "
                              INFINITY_NAMES_3A ", " INFINITY_NAMES_3B, "%56, %57, %58, %59", "%60", "%61",
                              INFINITY_SUMS32(0), INFINITY_SUMS16(32), INFINITY_SUMS8(48));
-  else
+  else if constexpr (Columns == 128)
     INFINITY_WGMMA_REGISTERS("128", INFINITY_NAMES_0 ", " INFINITY_NAMES_1 ", " INFINITY_NAMES_2 ", "
                              INFINITY_NAMES_3, "%64, %65, %66, %67", "%68", "%69", INFINITY_SUMS64(0));
+  else if constexpr (Columns == 224)
+    INFINITY_WGMMA_REGISTERS("224", INFINITY_NAMES_0 ", " INFINITY_NAMES_1 ", " INFINITY_NAMES_2 ", "
+                             INFINITY_NAMES_3 ", " INFINITY_NAMES_4A ", " INFINITY_NAMES_4B,
+                             "%112, %113, %114, %115", "%116", "%117", INFINITY_SUMS64(0), INFINITY_SUMS32(64),
+                             INFINITY_SUMS16(96));
+  else
+    INFINITY_WGMMA_REGISTERS("256", INFINITY_NAMES_0 ", " INFINITY_NAMES_1 ", " INFINITY_NAMES_2 ", "
+                             INFINITY_NAMES_3 ", " INFINITY_NAMES_4, "%128, %129, %130, %131", "%132", "%133",
+                             INFINITY_SUMS128(0));
 }
 #undef INFINITY_NAMES_0
 #undef INFINITY_NAMES_1
@@ -259,6 +270,8 @@ __device__ __forceinline__ void multiplyRegisters(float (&sums)[Columns / 2], co
 #undef INFINITY_NAMES_3
 #undef INFINITY_NAMES_3A
 #undef INFINITY_NAMES_3B
+#undef INFINITY_NAMES_4A
+#undef INFINITY_NAMES_4B
 #undef INFINITY_NAMES_4
 #undef INFINITY_SUMS4
 #undef INFINITY_SUMS8

@@ -73,7 +73,7 @@ bool takes(ProductRoute route, const ProductCase& c) {
   return c.a == DType::bf16 && c.b == DType::bf16 && c.aligned && c.sums > 0;
 }
 bool takes(ProductRoute route, const AttentionCase& c) {
-  constexpr int64_t kWidestHead = 128;  // of warpgroups
+  constexpr int64_t kWidestHead = 256;
   return route == ProductRoute::warpgroups && c.type == DType::bf16 && c.aligned && !c.bias && c.positive &&
          c.width <= kWidestHead;
 }

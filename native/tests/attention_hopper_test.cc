@@ -219,7 +219,7 @@ Range scattered(int b, int q) { return {(q * 7 + b) % 11, q % 9 == 4 ? 0 : 12 + 
 Range some(int, int q) { return q % 2 ? Range{0, 0} : Range{3, 4 + q}; }
 
 void followsTheDefinition() {
-  for (int width : {8, 24, 64, 72, 96, 104, 112, 120, 128}) isRight({1, 18, 67, 2, width});
+  for (int width : {8, 24, 64, 72, 96, 104, 112, 120, 128, 136, 224, 256}) isRight({1, 18, 67, 2, width});
   isRight({1, 1, 1, 1, 64});
   isRight({2, 131, 300, 2, 64});
   isRight({1, 265, 265, 1, 32, -1, causal});
@@ -231,6 +231,7 @@ void followsTheDefinition() {
   for (bool shared : {false, true}) {
     isRight({1, 130, 600, 1, 64, -1, {}, 0.5f, 0, 128, shared});
     isRight({2, 140, 262, 1, 128, -1, scattered, 0.5f, 0, 128, shared});
+    isRight({1, 70, 262, 2, 224, -1, scattered, 0.5f, 0, 128, shared});
   }
 }
 

@@ -73,7 +73,7 @@ void attentionHasWaysToo() {
   for (const auto& change : std::vector<void (*)(AttentionCase&)>{
            [](AttentionCase& c) { c.type = DType::f32; }, [](AttentionCase& c) { c.aligned = false; },
            [](AttentionCase& c) { c.bias = true; }, [](AttentionCase& c) { c.positive = false; },
-           [](AttentionCase& c) { c.width = 136; }}) {
+           [](AttentionCase& c) { c.width = 264; }}) {
     AttentionCase other = given;
     change(other);
     EXPECT(!serves(ProductRoute::warpgroups, other, h200) && describe(other) != describe(given));

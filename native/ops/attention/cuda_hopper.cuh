@@ -38,12 +38,15 @@ struct AttentionProducts {
   __device__ __forceinline__ void release(uint64_t* barrier) const {
     if (laneIndex() == 0) arrive(barrier);
   }
-  // What is asked for between them is a turn. The first group begins; both have as many.
+  // What is asked for between them is a turn, where there are two groups. The first begins; both have as many.
   __device__ __forceinline__ void beginTurn() {
+    if constexpr (G::kGroups == 1) return;
     waitBarrier(block.turns(group), turn);
     turn ^= 1;
   }
-  __device__ __forceinline__ void endTurn() const { release(block.turns(1 - group)); }
+  __device__ __forceinline__ void endTurn() const {
+    if constexpr (G::kGroups == 2) release(block.turns(1 - group));
+  }
   __device__ __forceinline__ uint32_t address(int stage) const { return sharedAddress(block.stage(stage)); }
 
   // scores = queries · keysᵀ, under way.
@@ -208,9 +211,10 @@ __global__ void __launch_bounds__(G::kThreads, 1)
   const int thread = static_cast<int>(threadIdx.x);
   if (thread == 0) block.initBarriers();
   __syncthreads();
-  // Three warpgroups share 504 of the 512 registers that four would have, and the copying one needs few.
+  // Three warpgroups share 504 of the 512 registers that four would have, and the copying one needs few. Two have as
+  // many as instructions can name.
   if (thread < kWarpgroup) {
-    giveRegisters<40>();
+    if constexpr (G::kGroups == 2) giveRegisters<40>();
     if (thread < kWarp) {
       if (thread == 0) {
         prefetchTensorMap(mapQ);
@@ -220,7 +224,7 @@ __global__ void __launch_bounds__(G::kThreads, 1)
       copyUnits<G>(block, mapQ, mapK, mapV, f);
     }
   } else {
-    takeRegisters<232>();
+    if constexpr (G::kGroups == 2) takeRegisters<232>();
     multiplyUnits<G>(block, f);
   }
 #else

@@ -5,10 +5,23 @@
 namespace infinity::cuda {
 namespace {
 
+// Calls f with the geometry of a head so wide.
+template <class F>
+void withWarpgroupWidth(int64_t width, const F& f) {
+  if (width <= 64) return f(WarpgroupGeometry<64>{});
+  if (width <= 96) return f(WarpgroupGeometry<96>{});
+  if (width <= 112) return f(WarpgroupGeometry<112>{});
+  if (width <= 128) return f(WarpgroupGeometry<128>{});
+  if (width <= 224) return f(WarpgroupGeometry<224>{});
+  f(WarpgroupGeometry<256>{});
+}
+
 // Into how many pieces the keys of a query are cut and shared out: as many as there may be where units of all rows
 // would leave half of the processors idle, else 1. Nothing in the result depends on it.
 inline int sharedPieces(const AttentionShape& s, const DeviceFacts& device, int pieceKeys = kPieceKeys) {
-  const int64_t units = s.batch * s.heads * ceilDiv(s.queries, WarpgroupGeometry<64>::kRows);
+  int64_t units = 0;
+  withWarpgroupWidth(s.width,
+                     [&](auto geometry) { units = s.batch * s.heads * ceilDiv(s.queries, decltype(geometry)::kRows); });
   return units * 2 <= device.processors ? static_cast<int>(ceilDiv(s.keys, pieceKeys)) : 1;
 }
 inline size_t piecesScratch(const AttentionShape& s, int pieces) {
@@ -61,7 +74,7 @@ inline int headsInCache(const AttentionShape& s, const DeviceFacts& device) {
   return static_cast<int>(some < 1 ? 1 : some < all ? some : all);
 }
 
-// `f` with output, shape, ranges, scale and fault; the rest is decided here. Widths are multiples of 8 up to 128, rows
+// `f` with output, shape, ranges, scale and fault; the rest is decided here. Widths are multiples of 8 up to 256, rows
 // begin at multiples of 16 bytes, and the scale is positive.
 template <class G>
 void launchAttentionWarpgroups(const KernelArgs& args, const AttentionRows& rows, WarpgroupAttention f, int pieces,
@@ -95,15 +108,6 @@ void launchAttentionWarpgroups(const KernelArgs& args, const AttentionRows& rows
   if (pieces > 1)
     launch(args, "attention: pieces", mergePieces,
            overElements(args, s.batch * s.heads * s.queries * (s.width / kMergedChannels)), f);
-}
-
-// Calls f with the geometry of a head so wide.
-template <class F>
-void withWarpgroupWidth(int64_t width, const F& f) {
-  if (width <= 64) return f(WarpgroupGeometry<64>{});
-  if (width <= 96) return f(WarpgroupGeometry<96>{});
-  if (width <= 112) return f(WarpgroupGeometry<112>{});
-  f(WarpgroupGeometry<128>{});
 }
 
 }  // namespace

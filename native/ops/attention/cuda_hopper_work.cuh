@@ -15,11 +15,13 @@ namespace {
 // shorter pieces could be shared out finer.
 constexpr int kPieceKeys = 2048;
 
-// Blocks of 128 queries, 64 for each of two warpgroups, and tiles of 128 keys; `kWidth` is the width of a head, padded
-// to columns that a product of warpgroups has. In shared memory rows are whole boxes wide.
+// Blocks of 64 queries for each of their warpgroups, and tiles of as many keys; `kWidth` is the width of a head, padded
+// to columns that a product of warpgroups has. In shared memory rows are whole boxes wide. Two warpgroups, or one for
+// heads so wide that the sums of two find no room between pieces.
 template <int kWidth_>
 struct WarpgroupGeometry {
-  static constexpr int kWidth = kWidth_, kRows = 128, kKeys = 128, kGroups = 2, kGroupRows = 64, kWarpRows = 16;
+  static constexpr int kWidth = kWidth_, kGroups = kWidth_ <= 128 ? 2 : 1, kGroupRows = 64, kWarpRows = 16;
+  static constexpr int kRows = kGroups * kGroupRows, kKeys = kRows;
   static constexpr int kThreads = (1 + kGroups) * kWarpgroup, kWarps = kGroups * kWarpgroup / kWarp;
   static constexpr int kBoxes = (kWidth + static_cast<int>(kBoxInner) - 1) / static_cast<int>(kBoxInner);
   static constexpr int kBoxBytes = kKeys * kSwizzleBytes, kTileBytes = kBoxes * kBoxBytes;
@@ -29,8 +31,7 @@ struct WarpgroupGeometry {
   // at a multiple of 1024 bytes, dynamic shared memory at one of 128.
   static constexpr uint32_t kSharedBytes =
       1024 - 128 + (1 + kStages) * kTileBytes + kRows * kWidth * 4 + 2 * kRows * sizeof(KeyRange) + kBarriers * 8;
-  static_assert(kRows == kKeys && kGroups * kGroupRows == kRows, "one shape of boxes for all operands");
-  static_assert(kGroups == 2, "who take turns");
+  static_assert(kRows == kKeys, "one shape of boxes for all operands");
   static_assert(kSharedBytes <= 232448, "what a block of compute capability 9.0 may have");
 };
 
