@@ -78,7 +78,7 @@ export function quantisation({ pictures: B, channels: d, scales }: CaseOf<'quant
         { dtype: 'u8', shape: [1] },
         { dtype: 'u8', shape: [1] },
       ] as const;
-      const call = () => run(Op.multiscaleResidual, [features, grid, strengths, null, keys], outputs, [1, 0, 0, 1]);
+      const call = () => run(Op.multiscaleResidual, [features, grid, strengths, null, keys], outputs, [1, 0, 0, 1, 0]);
       return { operands: [features, grid, strengths, keys], call };
     },
   };

@@ -107,7 +107,7 @@ export const Op = {
   attention: { id: 94, name: 'attention', inputs: 5, outputs: 2, params: 'ufuu' },
   attentionBackward: { id: 95, name: 'attention_backward', inputs: 7, outputs: 3, params: 'ufuu' },
   attentionBiasBackward: { id: 96, name: 'attention_bias_backward', inputs: 8, outputs: 4, params: 'ufuu' },
-  multiscaleResidual: { id: 97, name: 'multiscale_residual', inputs: 5, outputs: 5, params: 'uuuu' },
+  multiscaleResidual: { id: 97, name: 'multiscale_residual', inputs: 5, outputs: 5, params: 'uuuuf' },
   bitHeadSample: { id: 98, name: 'bit_head_sample', inputs: 6, outputs: 4, params: 'uuuu' },
   bitHeadLoss: { id: 99, name: 'bit_head_loss', inputs: 5, outputs: 4, params: 'ff' },
   indexLoss: { id: 100, name: 'index_loss', inputs: 3, outputs: 4, params: 'ff' },

@@ -1,6 +1,6 @@
 /**
- * Multi-scale residual quantisation with self-correction in one pass a channel plane: the plain options of the tokenizer,
- * without gradient. `MultiScaleQuantizer` is the composed definition. Sources: Infinity,
+ * Multi-scale residual quantisation (BSQ and LFQ) with self-correction in one pass a channel plane: the plain options of the
+ * tokenizer, without gradient. `MultiScaleQuantizer` is the composed definition. Sources: Infinity,
  * infinity/models/bsq_vae/multiscale_bsq.py, infinity/models/bitwise_self_correction.py (flip_requant).
  */
 import { invalidArgument } from '../errors.js';
@@ -29,6 +29,8 @@ export interface MultiscaleOptions {
   readonly patchify?: boolean;
   /** Also returns what was quantised and the inverted bits. */
   readonly trace?: boolean;
+  /** Of a code element, rounded to f32: LFQ's. By default that of BSQ, 1 / sqrt(d). */
+  readonly magnitude?: number | undefined;
   /** Type of the inputs, by default that of the features: a card rounds them to bf16 as it writes them. */
   readonly inputs?: 'bf16' | undefined;
 }
@@ -55,7 +57,7 @@ export function multiscaleResidual(
   grids: readonly (readonly [h: number, w: number])[],
   options: MultiscaleOptions = {},
 ): MultiscaleResult {
-  const { noise, patchify = false, trace = false, inputs: rounded } = options;
+  const { noise, patchify = false, trace = false, magnitude, inputs: rounded } = options;
   const [B = 0, H = 0, W = 0, d = 0] = features_BHWd.shape;
   const { device } = features_BHWd;
   checkShapes(
@@ -68,6 +70,8 @@ export function multiscaleResidual(
   const fits = (n: number, most: number): boolean => Number.isInteger(n) && n >= 1 && n <= most && n % step === 0;
   if (grids.length === 0 || !grids.every(([h, w]) => fits(h, H) && fits(w, W)))
     invalidArgument('grids', `${patchify ? 'even ' : ''}extents from 1 to ${H} x ${W}`, grids);
+  if (magnitude !== undefined && !(magnitude > 0 && Number.isFinite(Math.fround(magnitude))))
+    invalidArgument('magnitude', 'a positive number', magnitude);
   refuseGradient('multiscale_residual', [features_BHWd]);
   const positions = grids.map(([h, w]) => h * w);
   const L = positions.reduce((sum, n) => sum + n, 0);
@@ -104,7 +108,7 @@ export function multiscaleResidual(
         unless(trace, shaped(features_BHWd, [B, L, d])),
         unless(trace, { dtype: 'u8', shape: [B, L, d] }),
       ],
-      [Number(requant), Number(patchify), Number(trace), RandomStream.bitFlip],
+      [Number(requant), Number(patchify), Number(trace), RandomStream.bitFlip, magnitude ?? 0],
     );
     const result = { labels_BLP: labels!, inputs_BLD: later > 0 ? inputs! : null, sum_BHWd: sum! };
     return trace ? { ...result, trace: { residual_BLd: residual!, noisy_BLd: noisy! } } : result;

@@ -52,13 +52,23 @@ export function bsqQuantize(x: Tensor, gradientScale = 1): Quantized {
   return { z, ...signQuantize(z, 1 / Math.sqrt(x.shape.at(-1)!), gradientScale) };
 }
 
+/** LFQ's code elements, 1 by default; `spherical` gives inputs and codes the length `scale` instead. */
+export interface LfqOptions {
+  readonly scale?: number | undefined;
+  readonly spherical?: boolean | undefined;
+}
+
+/** The size of a code element of d. */
+export const lfqMagnitude = (d: number, { scale = 1, spherical = false }: LfqOptions): number =>
+  spherical ? scale / Math.sqrt(d) : scale;
+
 /** Lookup-free quantisation of x [..., d]: codes +-scale; `spherical` normalises input and codes to the length `scale`. */
-export function lfqQuantize(x: Tensor, options: { scale?: number; spherical?: boolean } = {}): Quantized {
+export function lfqQuantize(x: Tensor, options: LfqOptions = {}): Quantized {
   const { scale: length = 1, spherical = false } = options;
   return scope(() => {
     const unit = spherical ? l2Normalize(x) : x;
     const z = spherical && length !== 1 ? scale(unit, length) : unit;
-    return { z, ...signQuantize(z, spherical ? length / Math.sqrt(x.shape.at(-1)!) : length) };
+    return { z, ...signQuantize(z, lfqMagnitude(x.shape.at(-1)!, options)) };
   });
 }
 
@@ -118,9 +128,9 @@ export function bsqPenalties(z: Tensor, inverseTemperature = 100): Penalties {
  */
 export function lfqPenalties(
   z: Tensor,
-  options: { scale?: number; spherical?: boolean; inverseTemperature?: number } = {},
+  options: LfqOptions & { readonly inverseTemperature?: number | undefined } = {},
 ): Penalties {
-  const { scale: length = 1, spherical = false, inverseTemperature = 100 } = options;
+  const { inverseTemperature = 100 } = options;
   const d = z.shape.at(-1) ?? 0;
   checkShapes('lfq_penalties', z.rank >= 1, 'a tensor [..., d]', z);
   if (d > MAX_JOINT_BITS)
@@ -130,7 +140,7 @@ export function lfqPenalties(
       d,
       'The joint codebook doubles with every bit: use BSQ.',
     );
-  const magnitude = spherical ? length / Math.sqrt(d) : length;
+  const magnitude = lfqMagnitude(d, options);
   const params = [4 * inverseTemperature * magnitude, magnitude];
   return penalties(Op.jointPenalties, Op.jointPenaltiesBackward, z, [2 ** d], params);
 }

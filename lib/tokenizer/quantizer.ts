@@ -15,6 +15,7 @@ import { layerNorm } from '../ops/norm.js';
 import {
   bsqPenalties,
   bsqQuantize,
+  lfqMagnitude,
   lfqPenalties,
   lfqQuantize,
   type Penalties,
@@ -160,10 +161,12 @@ export class MultiScaleQuantizer extends Module {
   /** The bits of `quantize` alone; for plain options in one pass over the features, without gradient. */
   encode(features_BHWC: Tensor, schedule: ScaleSchedule): Tensor[] {
     return scope(() => {
-      if (this.config.decayFactor || this.config.kind === 'lfq') return this.quantize(features_BHWC, schedule).bits;
+      const { decayFactor, codebookDim: d, kind, codebookScale, spherical } = this.config;
+      if (decayFactor) return this.quantize(features_BHWC, schedule).bits;
       const grids = schedule.map(([, h, w]) => [h, w] as const);
-      const { labels_BLP } = multiscaleResidual(this.prepare(features_BHWC), grids);
-      return splitScales(unpackBits(labels_BLP, this.config.codebookDim), schedule);
+      const magnitude = kind === 'lfq' ? lfqMagnitude(d, { scale: codebookScale, spherical }) : undefined;
+      const { labels_BLP } = multiscaleResidual(this.prepare(features_BHWC), grids, { magnitude });
+      return splitScales(unpackBits(labels_BLP, d), schedule);
     });
   }
 

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { Device } from '../../lib/device.js';
 import { bitLoss } from '../../lib/ops/bit_loss.js';
 import { bitFlip, bitsToCodes, drawKeys, packBits, packedBytes, unpackBits } from '../../lib/ops/bits.js';
-import { sub } from '../../lib/ops/elementwise.js';
+import { mul, sub } from '../../lib/ops/elementwise.js';
 import { Op } from '../../lib/ops/generated.js';
 import { type MultiscaleOptions, multiscaleResidual } from '../../lib/ops/multiscale.js';
 import { bsqPenalties, bsqQuantize, lfqPenalties, signQuantize } from '../../lib/ops/quantize.js';
@@ -23,7 +23,7 @@ const positions = (map_Bhwd: Tensor): Tensor => tokensOfMap(map_Bhwd);
 
 /** The definition, out of single ops. `draws` is [B, L, d]. */
 function composed(features: Tensor, grids: readonly Grid[], options: MultiscaleOptions): Named {
-  const { noise, patchify = false } = options;
+  const { noise, patchify = false, magnitude } = options;
   const [B = 0, H = 0, W = 0, d = 0] = features.shape;
   const dtype = features.dtype === 'f64' ? 'f64' : 'f32';
   const parts: Record<'labels' | 'inputs' | 'residual' | 'noisy', Tensor[]> = {
@@ -32,6 +32,7 @@ function composed(features: Tensor, grids: readonly Grid[], options: MultiscaleO
     residual: [],
     noisy: [],
   };
+  const constant = (x: number): Tensor => Tensor.from([x], [1, 1, 1], dtype, features.device);
   let sum = zerosLike(features);
   let at = 0;
   for (const [k, [h, w]] of grids.entries()) {
@@ -48,7 +49,8 @@ function composed(features: Tensor, grids: readonly Grid[], options: MultiscaleO
     }
     at += h * w;
     const used = noise?.requant ? noisy : bits;
-    sum = addCodes(sum, bitsToCodes(used, dtype), [H, W]);
+    const unit = bitsToCodes(used, dtype);
+    sum = addCodes(sum, magnitude ? mul(unit, constant(magnitude * Math.sqrt(d))) : unit, [H, W]);
     // Signs stand for bits, because pixel shuffling takes floats.
     parts.labels.push(tokensOfMap(bitsToCodes(reshape(bits, [B, h, w, d]), dtype), patchify));
     parts.residual.push(positions(residual));
@@ -206,6 +208,7 @@ for (const [isa, device] of isaDevices()) {
             (on) => ({ noise: { strengths, draws: draws(on), requant: true } }),
             (on) => ({ noise: { strengths, draws: draws(on), requant: false } }),
             (on) => ({ noise: { strengths, draws: { keys: drawKeys(images, on) }, requant: true } }),
+            (on) => ({ noise: { strengths, draws: draws(on), requant: true }, magnitude: 0.375 }), // LFQ
           ];
           for (const options of variants)
             await assertAgree(device, dtype, shape, grids, (on) => ({ ...options(on), patchify }));
@@ -268,7 +271,7 @@ for (const [isa, device] of isaDevices()) {
           bits(B, L, d),
         ];
         await assertMixed16(device, Op.multiscaleResidual, inputs, outputs, {
-          params: [1, patchify, 1, RandomStream.bitFlip],
+          params: [1, patchify, 1, RandomStream.bitFlip, 0],
         });
       }
     });
@@ -302,6 +305,8 @@ for (const [isa, device] of isaDevices()) {
       for (const grids of [[], [[5, 1]], [[0, 1]], [[1.5, 1]]] as Grid[][])
         assert.throws(() => multiscaleResidual(features, grids), { code: 'INVALID_ARGUMENT' });
       assert.throws(() => multiscaleResidual(features, [[1, 1]], { patchify: true }), { code: 'INVALID_ARGUMENT' });
+      for (const magnitude of [0, -1, Number.NaN, 1e39])
+        assert.throws(() => multiscaleResidual(features, [[1, 1]], { magnitude }), { code: 'INVALID_ARGUMENT' });
       const noise = { strengths: [2], draws: { keys }, requant: true };
       assert.throws(() => multiscaleResidual(features, [[1, 1]], { noise }), { code: 'INVALID_ARGUMENT' });
       const tape = new Tape().watch(features);

@@ -216,6 +216,18 @@ for (const [isa, device] of isaDevices()) {
       await assertClean(device, live);
     });
 
+    for (const spherical of [false, true])
+      it(`encodes with ${spherical ? 'spherical ' : ''}LFQ what it quantises`, async () => {
+        const schedule = parseGrids('1 2 3 5');
+        const quantizer = make(device, { codebookDim: 10, kind: 'lfq', codebookScale: 0.75, spherical });
+        const features = random(device, 4, [2, 5, 5, 10]);
+        const { quantized, bits } = quantizer.quantize(features, schedule);
+        const encoded = quantizer.encode(features, schedule);
+        for (const [k, want] of bits.entries()) assert.deepEqual(await encoded[k]!.read(), await want.read());
+        for (const t of [features, quantized, ...bits, ...encoded]) t.dispose();
+        await assertClean(device, live);
+      });
+
     it('refuses a step without scales and a schedule without any', () => {
       const quantizer = make(device, { codebookDim: 4 });
       const features = random(device, 1, [1, 2, 2, 4]);

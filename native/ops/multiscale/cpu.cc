@@ -62,7 +62,7 @@ struct Multiscale {
         rowBytes(packedBytes(d * step)),
         scales(a.in[1].dims[0]),
         grids(a.in[1].as<int32_t>()),
-        magnitude(codeMagnitude<T>(d)),
+        magnitude(magnitudeOf<T>(p, d)),
         groups((d + kGroup - 1) / kGroup),
         taps(static_cast<Tap<T>*>(a.scratch)),
         tapsPerScale(2 * (H + W)),

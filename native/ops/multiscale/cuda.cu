@@ -42,8 +42,8 @@ struct Multiscale {
         W(static_cast<int>(a.in[0].dims[2])),
         d(static_cast<int>(a.in[0].dims[3])),
         scales(static_cast<int>(a.in[1].dims[0])),
-        magnitude(codeMagnitude<float>(d)),
         p(a.paramsAs<MultiscaleParams>()) {
+    magnitude = magnitudeOf<float>(p, d);
     tokens = positionsOf(a);
   }
 };

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/philox.h"
+#include "ops/bits/bits.h"
 
 namespace infinity {
 
@@ -13,9 +14,15 @@ struct MultiscaleParams {
   uint32_t patchify;  // 1: packed labels and inputs leave as 2×2 blocks, channel 4c + 2dy + dx
   uint32_t trace;     // 1: residuals and inverted bits are written too
   uint32_t stream;    // word of the Philox counter
+  float magnitude;    // of a code element; 0: that of unit vectors, 1/√d in the type of the sum
 };
 
 namespace {
+
+template <class T>
+T magnitudeOf(const MultiscaleParams& p, int64_t d) {
+  return p.magnitude > 0 ? static_cast<T>(p.magnitude) : codeMagnitude<T>(d);
+}
 
 // The window of an area mean along one axis: [begin, end).
 struct Window {
