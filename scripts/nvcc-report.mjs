@@ -1,6 +1,6 @@
 // Compiles every native/ops/*/cuda.cu for sm_80 and sm_90a and holds what ptxas reports of each kernel against
-// native/cuda/registers.txt: exits 1 on a spill, on more registers than the table allows, and where the table lacks a kernel
-// or names one that is gone. `--update` rewrites the table; words name the families to look at.
+// native/cuda/registers.txt: exits 1 on a spill, on more registers than the table allows, where the table lacks a kernel
+// or names one that is gone, and where ptxas puts products of warpgroups one after another. `--update` rewrites the table; words name the families to look at.
 // Says so and succeeds where nvcc or c++filt is missing.
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -33,6 +33,11 @@ export function parsePtxas(text) {
     }
   }
   return kernels;
+}
+
+/** What ptxas found wrong with the asynchronous instructions of 9.0: products that it serialises, registers that stay where they are. */
+export function asynchronousLosses(text) {
+  return [...text.matchAll(/^.*\((?:C75\d\d)\).*$/gm)].map(([line]) => line.trim());
 }
 
 /** A demangled kernel without what says nothing: result, parameters, namespaces, spaces that some demanglers put. */
@@ -106,6 +111,7 @@ async function main(words) {
   );
   const folder = mkdtempSync(join(tmpdir(), 'node-infinity-nvcc-'));
   const kernels = [];
+  const losses = [];
   const queue = [...families];
   let failed = false;
   const worker = async () => {
@@ -115,6 +121,7 @@ async function main(words) {
         console.error(`${family} does not compile:\n${text.replaceAll(/^ptxas info.*\n/gm, '')}`);
         failed = true;
       }
+      losses.push(...asynchronousLosses(text).map((line) => `${family}: ${line}`));
       kernels.push(...parsePtxas(text).map((kernel) => ({ ...kernel, family })));
     }
   };
@@ -140,6 +147,7 @@ async function main(words) {
     console.log(`The table is of nvcc ${written}, this is ${release}: only spills are judged`);
     found = found.filter((what) => what.includes('spills'));
   }
+  found.push(...losses);
   for (const what of found) console.error(what);
   console.log(`${lines.length} kernels of ${families.length} families, ${found.length} complaints`);
   return found.length > 0 ? 1 : 0;

@@ -286,7 +286,7 @@ export class Module {
     return this;
   }
 
-  /** Releases all weights and forgets that they were packed: the network can be loaded again. */
+  /** Releases all weights and forgets that they were packed: the network can be loaded, and frozen, again. */
   unload(): void {
     for (const [, module] of this.tree('')) {
       for (const { tensor } of module.slots.values()) tensor.redeclare();

@@ -45,7 +45,7 @@ export interface Addition {
 
 /** `addBranch` on a stream. */
 export function extend({ x_BLC }: Stream, branch: Branch, { gate, look, next }: Addition): Stream {
-  if (!next || look) return { x_BLC: addBranch(x_BLC, branch, gate, look) };
+  if (!next || look || recordsGradient(x_BLC, gate)) return { x_BLC: addBranch(x_BLC, branch, gate, look) };
   const { sum, scaled, moments } = branch.last.measured(branch.input, { residual: x_BLC, gate }, next.affine_G2C);
   return { x_BLC: sum, ahead: { scaled, moments, norm: next } };
 }

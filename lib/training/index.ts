@@ -1,4 +1,5 @@
 /** `node-infinity/training`: trainers and what they are made of. */
+export { packBits, unpackBits } from '../ops/bits.js';
 export { lrFactor, weightDecayAt } from './lr_schedule.js';
 export type { OpenTrainingOptions, Training, TrainingKind } from './open.js';
 export { openTraining } from './open.js';

@@ -1,4 +1,4 @@
-// Matrix products: described by their shape, cut by one pure function, launched by product.cuh.
+// Matrix products: described by their shape, cut by one pure function, launched by gemm.cuh.
 //
 // out(m, n) = epilogue(Σₖ A(m, k)·B(n, k)). A product may have parts of one shape side by side (the four phases of an
 // upsampling convolution), and its sum may be cut into splits, whose partial results a second kernel adds in order.
@@ -13,8 +13,8 @@ namespace infinity::cuda {
 struct ProductShape {
   int64_t rows, columns, sums;
   int64_t parts = 1;
-  int64_t together = 1;  // rows that belong into one tile
-  int64_t columnsTogether = 1;
+  int64_t together = 1;         // rows that belong into one tile
+  int64_t columnsTogether = 1;  // columns, likewise
 };
 
 // What a block computes, and how. A unit is a thread where products are plain multiply-adds (f32) and a warp where they

@@ -14,6 +14,7 @@ interface Kernel {
 }
 interface Report {
   parsePtxas(text: string): Kernel[];
+  asynchronousLosses(text: string): string[];
   kernelName(demangled: string): string;
   tableLines(kernels: readonly (Kernel & { name: string })[]): string[];
   complaints(lines: readonly string[], allowed: readonly string[]): string[];
@@ -46,6 +47,12 @@ describe('nvcc-report', () => {
       { symbol: '_ZN1bEv', architecture: 'sm_90a', registers: 15, spilled: 0, shared: 0 },
     ]);
     assert.deepEqual(report.parsePtxas('nvcc warning : nothing to report'), []);
+  });
+  it('finds what ptxas says of warpgroups that wait for each other', () => {
+    const loss =
+      'ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized in _ZN1bEv';
+    assert.deepEqual(report.asynchronousLosses(`${printed}${loss}\n`), [loss]);
+    assert.deepEqual(report.asynchronousLosses(printed), []);
   });
   it('names a kernel by its template arguments, without namespaces, result and parameters', () => {
     const names: [string, string][] = [

@@ -70,6 +70,7 @@ struct AttentionProducts {
     const int stage = take();
     const uint32_t values = address(stage);
     holdSums(sums);
+    holdWords(weights);
     openProducts();
 #pragma unroll
     for (int k = 0; k < G::kKeys; k += kTerms) {

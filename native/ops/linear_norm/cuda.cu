@@ -89,24 +89,24 @@ struct NormedEpilogue {
     mutable float scale[W], shift[W];
 
     __device__ __forceinline__ Finish(const NormedEpilogue& of, const RowFacts& facts) : of(of), facts(facts) {}
+    template <int Width>
     __device__ __forceinline__ void read(int row, int column) const {
       if (column == readColumn && static_cast<unsigned>(row - readRow) < static_cast<unsigned>(of.rowsPerGroup)) return;
       const int group = row / of.rowsPerGroup, n = of.columns - column;
       readColumn = column;
       readRow = group * of.rowsPerGroup;
       const int64_t at = static_cast<int64_t>(group) * 2 * of.columns + column;
-      of.projected.read(at, of.whole, n, scale);
-      of.projected.read(at + of.columns, of.whole, n, shift);
-      if (!of.bias) return;
-      float by[W];
-      of.bias.read(column, of.whole, n, by);
+      float by[3][Width] = {};  // scale, shift, bias
+      of.projected.read(at, of.whole, n, by[0]);
+      of.projected.read(at + of.columns, of.whole, n, by[1]);
+      if (of.bias) of.bias.read(column, of.whole, n, by[2]);
 #pragma unroll
-      for (int i = 0; i < W; ++i) shift[i] += by[i];
+      for (int i = 0; i < Width; ++i) scale[i] = by[0][i], shift[i] = by[1][i] + by[2][i];
     }
     template <int Width>
     __device__ __forceinline__ void operator()(int row, int column, float (&v)[Width]) const {
       static_assert(Width <= W, "fits");
-      read(row, column);
+      read<Width>(row, column);
       const RowFact fact = facts[row];
 #pragma unroll
       for (int i = 0; i < Width; ++i) {
